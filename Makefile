@@ -1,0 +1,51 @@
+# Every command of the project. `make` alone lists them.
+PORT ?= 8000
+DATA ?= data
+KINDS ?=
+CATALOGUE ?=
+ADMIN_TOKEN ?=
+PYTHON ?= python3
+BIN := .venv/bin
+INPUTS := pyproject.toml requirements/locked.txt requirements/install
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all lint bench docs lock
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+run: .venv/run.ready ## run the hub on this machine (PORT=8000 DATA=data KINDS="notebook contributed" CATALOGUE=demo/catalogue ADMIN_TOKEN=1)
+	@$(BIN)/python -m canfar_hub demo --port "$(PORT)" --data "$(DATA)" --kinds "$(KINDS)" $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(if $(ADMIN_TOKEN),--admin-token)
+
+test: .venv/test.ready ## run the core tests, under 10 minutes
+	@requirements/system --optional chromium fonts-dejavu-core
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/test.ready ## run the slow tests too
+	@requirements/system --optional chromium fonts-dejavu-core
+	$(BIN)/python -m pytest
+
+lint: .venv/lint.ready ## check style, types and shell scripts' syntax
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	@for script in requirements/install requirements/system requirements/lock .ci/run; do bash -n $$script; done
+
+bench: .venv/test.ready ## run the benchmarks and write bench/results
+	@requirements/system --optional chromium fonts-dejavu-core
+	$(BIN)/python -m bench
+
+docs: .venv/docs.ready ## build the documentation into docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+lock: ## raise every dependency to its newest version, into requirements/locked.txt
+	requirements/lock "$(PYTHON)"
+
+.venv/run.ready: $(INPUTS)
+	@requirements/install "$(PYTHON)" embedded && touch $@
+.venv/test.ready: $(INPUTS)
+	@requirements/install "$(PYTHON)" embedded,test && touch $@
+.venv/lint.ready: $(INPUTS)
+	@requirements/install "$(PYTHON)" embedded,lint && touch $@
+.venv/docs.ready: $(INPUTS)
+	@requirements/install "$(PYTHON)" embedded,docs && touch $@
