@@ -1,0 +1,1 @@
+"""One site's settings: models, their file, and clear errors. No behaviour."""
