@@ -1,0 +1,170 @@
+"""The catalogue: the images on offer, from a folder of YAML files that is read again when it changes."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from canfar_site.settings import GroupId, KindName, Settings
+from canfar_site.yamlfile import FileError, load
+
+log = logging.getLogger("canfar.catalogue")
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=400)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+ImageRef = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@:+-]{0,254}$")]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Resources(Settings):
+    """The choices of resources; the first of each is the default."""
+
+    cores: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (1, 2, 4), min_length=1, description="Processor cores."
+    )
+    memory: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (2, 4, 8), min_length=1, description="Memory in gigabytes (10⁹ bytes)."
+    )
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="GPUs.")
+
+
+class SecretHeader(Settings):
+    """How the program takes the session's secret from the gateway."""
+
+    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$")] = Field(
+        "Authorization", description="The request header."
+    )
+    scheme: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]*$")] = Field(
+        "Bearer", description="The word before the secret in the header's value; may be empty."
+    )
+
+
+class Program(Settings):
+    """What embedded mode runs on the machine itself in place of the image."""
+
+    command: tuple[str, ...] = Field(
+        (),
+        description="Program and arguments, where `$(NAME)` is a variable of the session. Empty for the"
+        " kind's own command.",
+    )
+    needs: str = Field(description="The executable that must be on PATH.")
+    install: str = Field(description="The command that installs it, shown where it is missing.")
+
+
+class Profile(Settings):
+    """One entry of the catalogue."""
+
+    profile: Slug = Field(description="The entry's name in requests; unique in the catalogue.")
+    title: Text = Field(description="What people see. Text, never HTML.")
+    description: Text = Field(description="One or two sentences for people. Text, never HTML.")
+    kinds: tuple[KindName, ...] = Field(min_length=1, description="The kinds of session that it can be.")
+    images: tuple[ImageRef, ...] = Field(
+        min_length=1, description="The images, with tag or digest; the first is the default."
+    )
+    groups: frozenset[GroupId] = Field(
+        frozenset(), description="Only members of one of these may use it; empty for every user."
+    )
+    resources: Resources = Resources()
+    path: Literal["keep", "strip"] | None = Field(
+        None,
+        description="Whether the program knows the path that it is served under (`keep`) or is given"
+        " paths without it (`strip`); the kind's rule if absent.",
+    )
+    ready_path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~/-]*$")] | None = Field(
+        None, description="Path below its own root that answers once it can be used; the kind's if absent."
+    )
+    secret: SecretHeader | None = Field(
+        None, description="How the program takes the session's secret; the kind's way if absent."
+    )
+    environment: Mapping[VariableName, str] = Field(
+        default_factory=dict, description="Variables for the program; `$(NAME)` as in commands."
+    )
+    program: Program | None = Field(
+        None, description="How embedded mode runs it; without, it is on offer in a cluster only."
+    )
+
+    @field_validator("images", "kinds")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each may be given once only")
+        return value
+
+
+class CatalogueFile(Settings):
+    """One file of the catalogue."""
+
+    profiles: tuple[Profile, ...] = Field(description="The entries.")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What is on offer, in the order of the files' names, and what is wrong with files that were left out."""
+
+    profiles: tuple[Profile, ...] = ()
+    problems: tuple[str, ...] = ()
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    """Sentence by profile, for those that cannot run where this hub starts sessions."""
+
+    def find(self, profile: str) -> Profile | None:
+        """The entry of that name."""
+        return next((entry for entry in self.profiles if entry.profile == profile), None)
+
+    def without(self, unavailable: Mapping[str, str]) -> "Catalogue":
+        """This catalogue, with entries that cannot run here."""
+        return replace(self, unavailable=dict(unavailable))
+
+
+class CatalogueFolder:
+    """A folder of catalogue files (`*.yaml`, `*.yml`)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: object = None
+        self._catalogue = Catalogue()
+
+    def read(self) -> Catalogue:
+        """The catalogue as the files are now. Files are parsed only when one has changed.
+
+        A bad file is left out, named in `problems` with its line, and logged once; the others keep working.
+        """
+        files = sorted(p for p in self._path.glob("*") if p.suffix in {".yaml", ".yml"})
+        seen = [(p, *_fingerprint(p)) for p in files]
+        if seen != self._seen:
+            self._catalogue = read_files(files)
+            self._seen = seen
+            for problem in self._catalogue.problems:
+                log.error("A catalogue file was left out. %s", problem)
+        return self._catalogue
+
+
+def _fingerprint(path: Path) -> tuple[int, ...]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def read_files(files: list[Path]) -> Catalogue:
+    """Reads catalogue files in the given order; of entries with the same name, the first file's holds."""
+    entries: dict[str, Profile] = {}
+    problems: list[str] = []
+    for path in files:
+        try:
+            found = load(path, CatalogueFile).profiles
+            _refuse_repeated(path, [p.profile for p in found], entries)
+        except FileError as error:
+            problems.append(str(error))
+            continue
+        entries |= {entry.profile: entry for entry in found}
+    return Catalogue(tuple(entries.values()), tuple(problems))
+
+
+def _refuse_repeated(path: Path, names: list[str], known: Mapping[str, Profile]) -> None:
+    for index, name in enumerate(names):
+        if name in known or name in names[:index]:
+            raise FileError(path, f"the profile “{name}” is already in the catalogue; give it another name.")

@@ -1,0 +1,86 @@
+"""The hub's pages that ours replace: the spawn page, and where a visitor arrives."""
+
+import secrets
+import string
+from pathlib import Path
+from typing import Any
+
+from jupyterhub import orm
+from jupyterhub.handlers.pages import SpawnHandler
+from jupyterhub.handlers.static import CacheControlStaticFilesHandler
+from tornado import web
+
+from canfar_spawner.request import FIELDS, is_name
+
+_PICKER = Path(__file__).parent / "picker"
+
+
+class PickerHandler(SpawnHandler):
+    """The spawn page with the picker.
+
+    Upstream behaviour that it changes: query arguments start nothing, they only fill the form; a form posted
+    for no server in particular starts a new session with a name of its own; a session that was refused, or
+    died at once, leaves nothing behind in the list; and the form comes back as it was sent.
+    """
+
+    def _get_user_options(self, query_options: dict[str, list[str]]) -> dict[str, Any]:
+        """Upstream starts a server when this gives anything."""
+        return {}
+
+    @web.authenticated
+    async def post(
+        self, user_name: str | None = None, server_name: str | None = "", display_name: str = ""
+    ) -> None:
+        """Starts a session from the posted form."""
+        user_name = user_name or self.current_user.name
+        fresh = not server_name
+        server_name = server_name or new_server_name(self.db)
+        name = self.get_body_argument("name", "")
+        # A name that cannot be one is for the parser to refuse, with its sentence.
+        display_name = name if name and is_name(name) else server_name
+        await self._post(user_name=user_name, server_name=server_name, display_name=display_name)
+        if fresh and self.get_status() >= 400:
+            self._forget(user_name, server_name)
+
+    def _forget(self, user_name: str, server_name: str) -> None:
+        user = self.find_user(user_name)
+        if user is not None and (record := user.orm_spawners.get(server_name)) and record.server is None:
+            user.spawners.pop(server_name, None)
+            self.db.delete(record)
+            self.db.commit()
+
+    async def _render_form(
+        self, for_user: Any, spawner_options_form: str, message: str = "", html_message: str = ""
+    ) -> str:
+        if self.request.method == "POST":
+            sent = {key: self.get_body_argument(key, "") for key in FIELDS}
+            spawner_options_form = await for_user.spawner.get_options_form(sent)
+        page: str = await super()._render_form(for_user, spawner_options_form, message, html_message)
+        return page
+
+
+def new_server_name(db: Any) -> str:
+    """A name for a new session that is a session's id too: no server of the site has it."""
+    while True:
+        first = secrets.choice(string.ascii_lowercase)
+        name = first + "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(7))
+        if db.query(orm.Spawner).filter_by(name=name).first() is None:
+            return name
+
+
+def landing_page(handler: Any) -> str:
+    """Where a visitor arrives: at their sessions, or at the picker if none runs (`JupyterHub.default_url`)."""
+    user = handler.current_user
+    running = user is not None and any(spawner.active for spawner in user.spawners.values())
+    return f"{handler.hub.base_url}{'home' if running else 'spawn'}"
+
+
+def handlers(portal_static: Path) -> list[tuple[Any, ...]]:
+    """The handlers that go before the hub's own, as `CanfarOAuthenticator.first_handlers` takes them."""
+    return [
+        (r"/spawn", PickerHandler),
+        (r"/spawn/([^/]+)", PickerHandler),
+        (r"/spawn/([^/]+)/([^/]+)", PickerHandler),
+        (r"/canfar/static/picker/(.*)", CacheControlStaticFilesHandler, {"path": str(_PICKER)}),
+        (r"/canfar/static/portal/(.*)", CacheControlStaticFilesHandler, {"path": str(portal_static)}),
+    ]

@@ -1,0 +1,296 @@
+"""Sessions as processes of the hub's own machine, for embedded mode.
+
+They run as the account that runs the hub, so the file system does not keep users apart: embedded mode is for
+one person's machine and for trial.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+from jupyterhub.spawner import LocalProcessSpawner, SpawnException
+from jupyterhub.utils import maybe_future
+from traitlets import Any as Any_
+from traitlets import Unicode, default
+
+from canfar_spawner.catalogue import Catalogue, Profile
+from canfar_spawner.planned import PlannedSpawner
+from canfar_spawner.spec import Refused, SessionSpec, expand
+
+log = logging.getLogger("canfar.local")
+
+MARK = "CANFAR_START_ID"
+"""Variable that marks a session's processes. It outlives the hub, and no reused process id has it."""
+
+_PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TMPDIR")
+_PROBE_INTERVAL = 0.05  # seconds; a start takes at least that much longer than its program
+
+
+class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
+    """Renders a plan as a process.
+
+    Upstream behaviour that it changes: the program's output goes to a file; its environment is made anew,
+    without the hub's and without a hub token; the process is watched from its start on, so that one that dies
+    is told at once with its last lines; ending reaches everything that the session started.
+    """
+
+    runtime_dir = Unicode(
+        "sessions",
+        help="""Directory for what running sessions need: one directory for each, with its log and secret.""",
+    ).tag(config=True)
+
+    _stages: tuple[str, ...] = ()
+    _news = Any_()
+
+    @default("_news")
+    def _no_news(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    # What can run here
+
+    def available(self, catalogue: Catalogue) -> Catalogue:
+        """Marks what the machine cannot run, with the command that installs it."""
+        reasons = {entry.profile: unavailable(entry) for entry in catalogue.profiles}
+        return catalogue.without({name: reason for name, reason in reasons.items() if reason})
+
+    # Starting
+
+    async def launch(self, spec: SessionSpec) -> str:
+        """Starts the program and returns its address once it answers.
+
+        Raises
+        ------
+        jupyterhub.spawner.SpawnException
+            424, with the last lines of the log: the program ended, or did not answer within `start_timeout`.
+        """
+        self._stages = ()
+        self.ip, self.port = "127.0.0.1", _free_port()
+        directory = self._prepare(spec)
+        self._announce(f"Starting {spec.image}.")
+        self.proc = self._run(spec, directory)
+        self.pid = self.proc.pid
+        self._announce("Waiting for the program to answer.")
+        await self._answers(spec, directory / "log")
+        return f"http://{self.ip}:{self.port}"
+
+    def _prepare(self, spec: SessionSpec) -> Path:
+        """Makes the home and the session's runtime directory, which only the hub's account may read."""
+        directory = Path(self.runtime_dir).resolve() / spec.id
+        try:
+            Path(spec.home).mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(directory / "secret", self.secret)
+        except OSError as error:
+            raise Refused("storage", 409, f"Your home could not be made ({error.strerror}).") from error
+        return directory
+
+    def _run(self, spec: SessionSpec, directory: Path) -> subprocess.Popen[bytes]:
+        command, environment = render(spec, self._program(spec), self._runtime_variables(directory))
+        own = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        with open(directory / "log", "wb") as output:
+            try:
+                return subprocess.Popen(
+                    command,
+                    cwd=spec.home,
+                    env={**own, **self.environment, **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # the hub's signals are not for it
+                )
+            except OSError as error:
+                sentence = f"The program “{command[0]}” could not be started ({error.strerror})."
+                raise Refused("unavailable", 400, sentence) from error
+
+    def _program(self, spec: SessionSpec) -> tuple[str, ...]:
+        profile = self.catalogue().find(spec.profile)
+        return (profile and profile.program and profile.program.command) or spec.command
+
+    def _runtime_variables(self, directory: Path) -> dict[str, str]:
+        """What only rendering knows. Commands may name all of it but the secret: arguments are public."""
+        return {
+            "CANFAR_IP": self.ip,
+            "CANFAR_PORT": str(self.port),
+            "CANFAR_SECRET": self.secret,
+            "CANFAR_SECRET_FILE": str(directory / "secret"),
+            "CANFAR_RUNTIME_DIR": str(directory.parent),
+            MARK: self.start_id,
+        }
+
+    async def _answers(self, spec: SessionSpec, output: Path) -> None:
+        """Returns once the program answers with any status below 500; raises if it ends or takes too long."""
+        url = f"http://{self.ip}:{self.port}{spec.prefix}/{spec.ready_path}"
+        headers = spec.secret.headers(self.secret) if spec.secret else {}
+        patience = self.start_timeout * 0.95  # told by us, since the hub would take it for a fault of its own
+        try:
+            async with asyncio.timeout(patience), aiohttp.ClientSession(headers=headers) as http:
+                while not await _answered(http, url):
+                    if (status := self.proc.poll()) is not None:
+                        ended = (
+                            f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+                        )
+                        raise self._fault(f"The program of {spec.image} {ended} before it answered.", output)
+                    await asyncio.sleep(_PROBE_INTERVAL)
+        except TimeoutError:
+            sentence = f"The program of {spec.image} did not answer within {patience:.0f} seconds."
+            raise self._fault(sentence, output) from None
+
+    def _fault(self, sentence: str, output: Path) -> SpawnException:
+        lines = last_lines(output).replace(self.secret, "…")
+        fault = SpawnException(sentence, reason="image", status_code=424)
+        fault.jupyterhub_message = f"{sentence}\n{lines}" if lines else sentence
+        shown = f"<pre>{escape(lines)}</pre>" if lines else ""
+        fault.jupyterhub_html_message = f"<p>{escape(sentence)}</p>{shown}"
+        return fault
+
+    # Progress
+
+    def _announce(self, stage: str) -> None:
+        self._stages += (stage,)
+        before, self._news = self._news, asyncio.Event()
+        before.set()
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """Each stage of the start, for the hub's progress page."""
+        shown = 0
+        while True:
+            news = self._news
+            for stage in self._stages[shown:]:
+                shown += 1
+                yield {"progress": min(90, 30 * shown), "message": stage}
+            await news.wait()
+
+    # Running and ending
+
+    async def poll(self) -> int | None:
+        """None while the program runs, frozen or not; else its exit status, or 0 where nobody knows it."""
+        if self.proc is not None:
+            status: int | None = self.proc.poll()
+            return status
+        return None if self.pid and _is_marked(self.pid, self.start_id) else 0
+
+    async def stop(self, now: bool = False) -> None:
+        """Ends the program, with SIGTERM unless `now`, and then whatever the session left running."""
+        if self.pid and not now:
+            await asyncio.to_thread(_terminate, self.pid, self.start_id, self.term_timeout)
+        await self._kill_rest()
+
+    async def run_post_stop_hook(self) -> None:
+        """Clears away what a session left, also one whose program ended by itself."""
+        if self.spec is not None:
+            await self._kill_rest()
+            shutil.rmtree(Path(self.runtime_dir) / self.spec.id, ignore_errors=True)
+        await maybe_future(super().run_post_stop_hook())
+
+    async def _kill_rest(self) -> None:
+        await asyncio.to_thread(kill_marked, MARK, self.start_id, self.kill_timeout)
+        if self.proc is not None:
+            self.proc.poll()  # reaps it
+
+
+def unavailable(entry: Profile) -> str:
+    """Why this machine cannot run an entry of the catalogue; empty if it can."""
+    if entry.program is None:
+        return "It can run in a cluster only: the catalogue gives no program for it."
+    if shutil.which(entry.program.needs) is None:
+        return f"It is not installed on this machine; “{entry.program.install}” installs it."
+    return ""
+
+
+def render(
+    spec: SessionSpec, command: tuple[str, ...], runtime: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """The argument list and the environment of a session's program.
+
+    References are replaced once. The secret stays out of the argument list, which every account can read.
+    """
+    variables = {**spec.variables, **runtime}
+    public = {name: value for name, value in variables.items() if name != "CANFAR_SECRET"}
+    environment = {name: expand(value, variables) for name, value in spec.environment.items()}
+    return [expand(argument, public) for argument in command], {**public, **environment}
+
+
+def last_lines(path: Path, lines: int = 20, limit: int = 8192) -> str:
+    """The last lines of a log, at most `limit` bytes of it, without control characters."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    kept = text.rstrip().splitlines()[-lines:]
+    return "\n".join("".join(c for c in line if c.isprintable() or c == "\t") for line in kept).rstrip()
+
+
+def kill_marked(variable: str, value: str, timeout: float) -> None:
+    """Kills every process with `variable` set to `value` in its environment; waits up to `timeout` seconds."""
+    if not value:
+        return
+    found = [p for p in psutil.process_iter() if _variable(p, variable) == value]
+    for process in found:
+        _signal(process, "kill")
+    psutil.wait_procs(found, timeout=timeout)
+
+
+def _terminate(pid: int, mark: str, timeout: float) -> None:
+    if not _is_marked(pid, mark):
+        return
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return
+    _signal(process, "terminate")
+    _signal(process, "resume")  # a frozen program can end, too
+    psutil.wait_procs([process], timeout=timeout)
+
+
+def _signal(process: psutil.Process, name: str) -> None:
+    try:
+        getattr(process, name)()
+    except psutil.Error as error:
+        log.debug("Process %s cannot be sent %s: %s", process.pid, name, error)
+
+
+def _is_marked(pid: int, mark: str) -> bool:
+    try:
+        return _variable(psutil.Process(pid), MARK) == mark
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _variable(process: psutil.Process, name: str) -> str | None:
+    try:
+        return process.environ().get(name)
+    except (psutil.Error, OSError):  # gone, a zombie, or another account's
+        return None
+
+
+async def _answered(http: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with http.get(url, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=5)) as answer:
+            return answer.status < 500
+    except (aiohttp.ClientError, TimeoutError):
+        return False
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a new file that only this account may read, in place of one that may be there."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

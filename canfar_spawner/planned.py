@@ -1,0 +1,267 @@
+"""The one way to a session in the hub: every start goes through the strict parser and the plan.
+
+`PlannedSpawner` is a mixin for a JupyterHub spawner. Upstream behaviour that it changes:
+
+* `start` plans first, so options are judged however they came in: form, API, stored, or changed by PATCH.
+* The default (unnamed) server is refused: a session has a name of its own.
+* Query arguments of the spawn page never start anything.
+* The hub does not ask the program over HTTP whether it is up, since our `start` has seen it answer, and since
+  the hub stops whatever does not answer after a restart, a frozen program included.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jupyterhub
+from jupyterhub.spawner import Spawner, SpawnException
+from traitlets import Unicode, default
+
+from canfar_auth.identity import Identity
+from canfar_site.settings import Site, load_site
+from canfar_spawner import policy
+from canfar_spawner.catalogue import Catalogue, CatalogueFolder
+from canfar_spawner.kinds import Secret
+from canfar_spawner.picker import render
+from canfar_spawner.request import FIELDS, options_from_form, parse_options
+from canfar_spawner.spec import Refused, SessionSpec
+
+
+@lru_cache
+def _site(path: str) -> Site:
+    return load_site(Path(path))
+
+
+@lru_cache
+def _folder(path: Path) -> CatalogueFolder:
+    return CatalogueFolder(path)
+
+
+def as_spawn_exception(refused: Refused) -> SpawnException:
+    """The hub's form of a refusal, which it neither logs as a fault nor counts towards its failure limit."""
+    exception = SpawnException(refused.sentence, reason=refused.code, status_code=refused.status)
+    exception.jupyterhub_message = refused.sentence  # what the hub's pages show
+    return exception
+
+
+class PlannedSpawner(Spawner):
+    """Plans each start. Subclasses render `self.spec` in `launch`, and may override `available`."""
+
+    site_file = Unicode(
+        help="""Path of the site file: what this installation offers, to whom, and where its data are.
+
+        The same file configures `CanfarOAuthenticator` through `jupyterhub_config.py`.
+        """
+    ).tag(config=True)
+
+    site_key = Unicode(
+        help="""Secret from which each session's own secret is derived; 32 random bytes as hexadecimal digits.
+
+        Keep it over restarts of the hub: with another key, the gateway could not reach running sessions.
+        """
+    ).tag(config=True)
+
+    spec: SessionSpec | None = None
+    """The decided session; None before its plan."""
+    start_id = ""
+    """Random and different for each start, so that a session's secret is."""
+
+    @default("apply_user_options")
+    def _no_apply_user_options(self) -> Any:
+        """Options are applied by the plan alone. Without a hook, the hub would warn that nobody reads them."""
+        return lambda spawner, options: None
+
+    @cached_property
+    def site(self) -> Site:
+        """The site's settings."""
+        return _site(self.site_file)
+
+    def catalogue(self) -> Catalogue:
+        """The catalogue as it is now, as far as it can run here."""
+        return self.available(_folder(self.site.catalogue).read())
+
+    def available(self, catalogue: Catalogue) -> Catalogue:
+        """Marks what cannot run here."""
+        return catalogue
+
+    # What the owner may, and has
+
+    async def identity(self) -> Identity:
+        """The owner's identity, whoever presses the button.
+
+        Raises
+        ------
+        Refused
+            409: the owner never signed in, so that nobody can say what they may.
+        """
+        state = await self.user.get_auth_state()
+        identity = Identity.from_state((state or {}).get("canfar"))
+        if identity is None:
+            sentence = f"It is not known what {self.user.name} may use; they need to sign in once."
+            raise Refused("identity", 409, sentence)
+        return identity
+
+    def usage(self) -> policy.Usage:
+        """The owner's other sessions. A start counts from its plan on, so that two at once cannot both pass."""
+        others = (s for s in self.user.spawners.values() if s is not self)
+        return policy.Usage(active=sum(1 for s in others if s.active and getattr(s, "spec", None)))
+
+    def _taken_ids(self) -> set[str]:
+        """The ids of all other sessions of the site."""
+        spawners = (s for user in self.user.settings["users"].values() for s in user.spawners.values())
+        specs = (getattr(s, "spec", None) for s in spawners if s is not self)
+        return {spec.id for spec in specs if spec}
+
+    # From request to session
+
+    async def start(self) -> str:
+        """Plans and launches. Returns the program's address.
+
+        Raises
+        ------
+        jupyterhub.spawner.SpawnException
+            The plan's refusal, or a fault of the image, each with the sentence for the user.
+        """
+        self.spec = None
+        try:
+            identity = await self.identity()
+            # No await between counting and deciding: this is what reserves the session.
+            self.spec = self.plan(self.user_options, identity)
+            self.start_id = secrets.token_hex(8)
+            return await self.launch(self.spec)
+        except Refused as refused:
+            raise as_spawn_exception(refused) from None
+
+    def plan(self, options: Mapping[str, Any], identity: Identity) -> SessionSpec:
+        """Parses and plans `options` for this server, and changes nothing.
+
+        Raises
+        ------
+        Refused
+            By the parser or the policy; also 400 for the default (unnamed) server.
+        """
+        if not self.name:
+            sentence = "Sessions have names of their own; start one from the page “New session”."
+            raise Refused("unnamed", 400, sentence)
+        session_id = policy.choose_id(self.user.name, self.name, self._taken_ids())
+        request = parse_options(options)
+        return policy.plan(request, identity, self.site, self.catalogue(), self.usage(), session_id)
+
+    async def launch(self, spec: SessionSpec) -> str:
+        """Starts the session and returns the program's address once it can be used."""
+        raise NotImplementedError
+
+    async def stop(self, now: bool = False) -> None:
+        """Left to the spawner that this is mixed into."""
+        await super().stop(now)
+
+    async def poll(self) -> int | None:
+        """Left to the spawner that this is mixed into."""
+        status: int | None = await super().poll()
+        return status
+
+    @property
+    def secret(self) -> str:
+        """The session's own secret, derived from the site's key, the session and its start."""
+        message = f"{self.user.name}/{self.name}/{self.start_id}"
+        return hmac.new(self.site_key.encode(), message.encode(), hashlib.sha256).hexdigest()
+
+    def route_data(self) -> dict[str, Any]:
+        """What the gateway must know of a running session beside its address."""
+        spec = self.spec
+        if spec is None:
+            return {}
+        headers = spec.secret.headers(self.secret) if spec.secret else {}
+        return {"kind": spec.kind, "id": spec.id, "prefix": spec.prefix, "headers": headers}
+
+    # The form
+
+    async def get_options_form(self, sent: Mapping[str, Any] | None = None) -> str:
+        """The picker for this user, filled with what was `sent`, else with what was asked last."""
+        filled = self._remembered() if sent is None else sent
+        try:
+            offer = policy.offer(await self.identity(), self.site, self.catalogue(), self.usage())
+        except Refused as refused:
+            offer = policy.nothing(refused.sentence, self.site)
+        return render(self._shown(offer, filled))
+
+    def _shown(self, offer: policy.Offer, filled: Mapping[str, Any]) -> dict[str, Any]:
+        """The offer as the picker's page takes it."""
+        shown = asdict(offer)
+        return {
+            "user": self.user.name,
+            "static": f"{self.hub.base_url}canfar/static",
+            "refusal": shown["refusal"],
+            "sessions": {"active": offer.active, "limit": offer.limit},
+            "kinds": shown["kinds"],
+            "profiles": shown["profiles"],
+            "request": {key: filled.get(key) for key in FIELDS},
+        }
+
+    def _remembered(self) -> dict[str, Any]:
+        """What was asked for this server, or, on the page for a new one, for the owner's last."""
+        record = self.orm_spawner
+        if not self.name:
+            started = [s for s in self.user.orm_user._orm_spawners if s.name and s.last_activity]
+            record = max(started, key=lambda s: s.last_activity, default=record)
+        options = record.user_options
+        return dict(options) if isinstance(options, dict) else {}
+
+    def run_options_from_form(self, form_data: Mapping[str, list[Any]]) -> dict[str, Any]:
+        """Reads the posted picker; raises its refusal as the hub expects it."""
+        try:
+            return options_from_form(form_data)
+        except Refused as refused:
+            raise as_spawn_exception(refused) from None
+
+    def options_from_query(self, query_options: Mapping[str, list[str]]) -> dict[str, Any]:
+        """Refuses: a link fills the form and starts nothing."""
+        raise SpawnException("A link cannot start a session; choose Launch.", reason="link", status_code=400)
+
+    # What lasts over a restart of the hub
+
+    def get_state(self) -> dict[str, Any]:
+        """The spawner's state as JSON. It holds no secret."""
+        state: dict[str, Any] = super().get_state()
+        if self.spec is not None:
+            state |= {"spec": asdict(self.spec), "start_id": self.start_id}
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `get_state` gave."""
+        super().load_state(state)
+        if stored := state.get("spec"):
+            secret = Secret(**stored["secret"]) if stored["secret"] else None
+            self.spec = SessionSpec(**{**stored, "secret": secret, "command": tuple(stored["command"])})
+            self.start_id = state.get("start_id", "")
+
+    def clear_state(self) -> None:
+        """Forgets the session."""
+        super().clear_state()
+        self.spec = None
+        self.start_id = ""
+
+    @property
+    def server(self) -> Any:
+        """The hub's record of where the program listens."""
+        server = Spawner.server.fget(self)
+        if server is not None:
+            server.wait_up = _is_up
+        return server
+
+    @server.setter
+    def server(self, server: Any) -> None:
+        Spawner.server.fset(self, server)
+
+
+async def _is_up(**_: Any) -> SimpleNamespace:
+    """Stands in for `Server.wait_up`. The hub reads one header of the answer: the version it should match."""
+    await asyncio.sleep(0)
+    return SimpleNamespace(headers={"X-JupyterHub-Version": jupyterhub.__version__})

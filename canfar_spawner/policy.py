@@ -1,0 +1,309 @@
+"""The decisions: may this user start this session, and what exactly is it then. Pure functions.
+
+The picker's offer comes from the same rules, so that it offers exactly what `plan` accepts.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from canfar_auth.identity import Identity
+from canfar_site.settings import Ceiling, Site
+from canfar_spawner.catalogue import Catalogue, Profile, Resources
+from canfar_spawner.kinds import KINDS, Kind, Secret
+from canfar_spawner.request import SessionRequest
+from canfar_spawner.spec import Refused, SessionSpec
+
+_ID = re.compile(r"[a-z][a-z0-9]{7}")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the owner has already: interactive sessions that run, or whose start was decided."""
+
+    active: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value of a resource, and why it cannot be had (empty if it can)."""
+
+    value: float
+    refusal: str
+
+
+@dataclass(frozen=True)
+class OfferedKind:
+    """One kind as the picker shows it."""
+
+    kind: str
+    title: str
+    description: str
+    refusal: str
+
+
+@dataclass(frozen=True)
+class OfferedProfile:
+    """One entry of the catalogue as the picker shows it to one user."""
+
+    profile: str
+    kinds: tuple[str, ...]
+    title: str
+    description: str
+    refusal: str
+    images: tuple[str, ...]
+    cores: tuple[Choice, ...]
+    memory: tuple[Choice, ...]
+    gpus: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Everything that the picker shows."""
+
+    refusal: str
+    kinds: tuple[OfferedKind, ...]
+    profiles: tuple[OfferedProfile, ...]
+    active: int
+    limit: int
+
+
+def plan(
+    request: SessionRequest,
+    identity: Identity,
+    site: Site,
+    catalogue: Catalogue,
+    usage: Usage,
+    session_id: str,
+) -> SessionSpec:
+    """Decides one request by its owner's identity.
+
+    Raises
+    ------
+    Refused
+        With the first rule that is against it: 400 where the request could never be granted, 403 where this
+        user, or the user just now, may not.
+    """
+    profile = catalogue.find(request.profile)
+    _refuse(platform_refusal(identity, site), "platform", 403)
+    if profile is None:
+        raise Refused("profile", 400, "That profile is not in the catalogue; choose one that is on offer.")
+    _refuse(_group_refusal(profile, identity), "group", 403)
+    _refuse(catalogue.unavailable.get(profile.profile, ""), "unavailable", 400)
+    kind = KINDS[_chosen(request.kind, _kinds(profile, site), "kind", profile)]
+    image = _chosen(request.image, profile.images, "image", profile)
+    cores, memory, gpus = _resources(request, profile.resources, ceiling(identity, site))
+    _refuse(limit_refusal(site, usage), "limit", 403)
+    prefix = f"/session/{kind.name}/{session_id}" if (profile.path or kind.path) == "keep" else ""
+    home = home_of(identity.username, site)
+    return SessionSpec(
+        id=session_id,
+        kind=kind.name,
+        profile=profile.profile,
+        image=image,
+        name=request.name,
+        owner=identity.username,
+        cores=cores,
+        memory=memory,
+        gpus=int(gpus),
+        home=home,
+        port=kind.port,
+        prefix=prefix,
+        ready_path=kind.ready_path if profile.ready_path is None else profile.ready_path,
+        secret=_secret(profile, kind),
+        command=kind.command,
+        variables=_variables(identity.username, session_id, prefix, home, site, cores),
+        environment={**kind.environment, **profile.environment},
+    )
+
+
+def offer(identity: Identity, site: Site, catalogue: Catalogue, usage: Usage) -> Offer:
+    """What the picker shows to this user: everything on offer, with the reason where `plan` would refuse."""
+    most = ceiling(identity, site)
+    entries = [p for p in catalogue.profiles if _kinds(p, site)]
+    profiles = tuple(_offered(p, identity, site, catalogue, most) for p in entries)
+    return Offer(
+        refusal=platform_refusal(identity, site) or limit_refusal(site, usage),
+        kinds=tuple(_offered_kind(KINDS[name], profiles) for name in site.kinds if KINDS[name].interactive),
+        profiles=profiles,
+        active=usage.active,
+        limit=site.limits.sessions,
+    )
+
+
+def nothing(refusal: str, site: Site) -> Offer:
+    """The offer to somebody of whom it is not known what they may."""
+    return Offer(refusal=refusal, kinds=(), profiles=(), active=0, limit=site.limits.sessions)
+
+
+def platform_refusal(identity: Identity, site: Site) -> str:
+    """Why this user may not use the platform at all; empty if they may."""
+    wanted = site.sign_in.platform_groups
+    if identity.groups.groups & (wanted | site.sign_in.admin_groups):
+        return ""
+    return f"You are not a member of {_either(wanted)}; ask {site.contact} to be added, then sign in again."
+
+
+def limit_refusal(site: Site, usage: Usage) -> str:
+    """Why this user may have no further session now; empty if they may."""
+    limit = site.limits.sessions
+    if usage.active < limit:
+        return ""
+    return f"You have {usage.active} of {limit} sessions; stop one before you start another."
+
+
+def ceiling(identity: Identity, site: Site) -> Ceiling:
+    """The most that one session of this user may ask for."""
+    groups = identity.groups.groups
+    every = [site.limits.ceiling, *(c for c in site.limits.group_ceilings if c.group in groups)]
+    return Ceiling(
+        cores=max(c.cores for c in every),
+        memory=max(c.memory for c in every),
+        gpus=max(c.gpus for c in every),
+    )
+
+
+def home_of(username: str, site: Site) -> str:
+    """The user's home directory.
+
+    Raises
+    ------
+    Refused
+        409: the name is not that of one directory, whatever let it become a user's name.
+    """
+    if not username or username.startswith(".") or any(c == "/" or not c.isprintable() for c in username):
+        raise Refused("name", 409, f"Your account's name cannot be a directory's; ask {site.contact}.")
+    return str(site.storage.homes / username)
+
+
+def choose_id(owner: str, server_name: str, taken: Collection[str]) -> str:
+    """A session's id: the server's name if it has the form of one, else derived; never one of `taken`."""
+    if _ID.fullmatch(server_name) and server_name not in taken:
+        return server_name
+    attempt = 0
+    while (derived := _derived_id(f"{owner}/{server_name}/{attempt}")) in taken:
+        attempt += 1
+    return derived
+
+
+def _derived_id(text: str) -> str:
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest())
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    digits = [letters[number // 36**place % 36] for place in range(1, 8)]
+    return letters[number % 26] + "".join(digits)
+
+
+def _refuse(sentence: str, code: str, status: int) -> None:
+    if sentence:
+        raise Refused(code, status, sentence)
+
+
+def _group_refusal(profile: Profile, identity: Identity) -> str:
+    if not profile.groups or profile.groups & identity.groups.groups:
+        return ""
+    return f"Open to members of {_either(profile.groups)}."
+
+
+def _kinds(profile: Profile, site: Site) -> tuple[str, ...]:
+    """The kinds that this entry can be here, as interactive sessions."""
+    return tuple(k for k in profile.kinds if k in site.kinds and KINDS[k].interactive)
+
+
+def _chosen(asked: str | None, choices: tuple[str, ...], what: str, profile: Profile) -> str:
+    """The asked value if it is one of the choices, the first of them if none is asked."""
+    if asked is None and choices:
+        return choices[0]
+    if asked is None or asked not in choices:
+        sentence = f"That {what} is not on offer for “{profile.title}”; choose one that is."
+        raise Refused(what, 400, sentence)
+    return asked
+
+
+def _resources(request: SessionRequest, resources: Resources, most: Ceiling) -> tuple[float, float, float]:
+    def decide(what: str, asked: float | None, choices: tuple[float, ...], highest: float) -> float:
+        allowed = [c for c in choices if c <= highest]
+        if asked is None and allowed:
+            return allowed[0]
+        value = choices[0] if asked is None else asked
+        if value not in choices:
+            listed = ", ".join(f"{c:g}" for c in choices)
+            raise Refused(what, 400, f"The choices of {_unit(what)} are {listed}; choose one of them.")
+        _refuse(_ceiling_refusal(what, value, highest), what, 403)
+        return value
+
+    return (
+        decide("cores", request.cores, resources.cores, most.cores),
+        decide("memory", request.memory, resources.memory, most.memory),
+        decide("gpus", request.gpus, resources.gpus, most.gpus),
+    )
+
+
+def _ceiling_refusal(what: str, value: float, highest: float) -> str:
+    if value <= highest:
+        return ""
+    if not highest:
+        return f"No {_unit(what)} are open to you here."
+    return f"At most {highest:g} {_unit(what)} are open to you."
+
+
+def _unit(what: str) -> str:
+    return {"cores": "cores", "memory": "GB of memory", "gpus": "GPUs"}[what]
+
+
+def _secret(profile: Profile, kind: Kind) -> Secret | None:
+    if profile.secret is None:
+        return kind.secret
+    return Secret(profile.secret.header, profile.secret.scheme)
+
+
+def _variables(
+    username: str, session_id: str, prefix: str, home: str, site: Site, cores: float
+) -> Mapping[str, str]:
+    """The variables that every session has, as CANFAR's images expect them."""
+    return {
+        "HOME": home,
+        "PWD": home,
+        "USER": username,
+        "OMP_NUM_THREADS": str(max(1, int(cores))),
+        "CANFAR_PREFIX": prefix,
+        "SKAHA_SESSION_URL_PATH": prefix,
+        "SKAHA_TOP_LEVEL_DIR": str(site.storage.top),
+        "SKAHA_PROJECTS_DIR": str(site.storage.projects),
+        "skaha_hostname": site.public_url.partition("://")[2].rstrip("/"),
+        "skaha_sessionid": session_id,
+        "skaha_username": username,
+    }
+
+
+def _offered(
+    profile: Profile, identity: Identity, site: Site, catalogue: Catalogue, most: Ceiling
+) -> OfferedProfile:
+    def choices(what: str, values: Iterable[float], highest: float) -> tuple[Choice, ...]:
+        return tuple(Choice(value, _ceiling_refusal(what, value, highest)) for value in values)
+
+    resources = profile.resources
+    return OfferedProfile(
+        profile=profile.profile,
+        kinds=_kinds(profile, site),
+        title=profile.title,
+        description=profile.description,
+        refusal=_group_refusal(profile, identity) or catalogue.unavailable.get(profile.profile, ""),
+        images=profile.images,
+        cores=choices("cores", resources.cores, most.cores),
+        memory=choices("memory", resources.memory, most.memory),
+        gpus=choices("gpus", resources.gpus, most.gpus),
+    )
+
+
+def _offered_kind(kind: Kind, profiles: tuple[OfferedProfile, ...]) -> OfferedKind:
+    refusals = [p.refusal for p in profiles if kind.name in p.kinds]
+    if not refusals:
+        reason = "No image of this kind is in the catalogue."
+    else:
+        reason = "" if "" in refusals else refusals[0]
+    return OfferedKind(kind.name, kind.title, kind.description, reason)
+
+
+def _either(groups: Iterable[str]) -> str:
+    return " or ".join(sorted(groups))

@@ -1,0 +1,74 @@
+"""What a plan gives: a session's complete description, or a refusal."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from canfar_spawner.kinds import Secret
+
+
+class Refused(Exception):
+    """A decision against a request.
+
+    `code` is for machines, `status` the HTTP status (4xx), and `sentence` what the user reads.
+    """
+
+    def __init__(self, code: str, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.status = status
+        self.sentence = sentence
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """The decided, complete description of one session, ready to be rendered.
+
+    `variables` are given to the program as they are. `command` and the values of `environment` may name them as
+    `$(NAME)`, and beside them what only rendering knows: `CANFAR_IP`, `CANFAR_PORT` and `CANFAR_SECRET`.
+    An empty `command` is the image's own.
+    """
+
+    id: str
+    """Eight characters of `[a-z0-9]`, unique in the site."""
+    kind: str
+    profile: str
+    image: str
+    name: str
+    """What the user calls it; may be empty."""
+    owner: str
+    cores: float
+    memory: float
+    """Gigabytes (10⁹ bytes)."""
+    gpus: int
+    home: str
+    port: int
+    """The port in a container."""
+    prefix: str
+    """The path under which the program believes to live, without a slash at its end; empty if it knows none."""
+    ready_path: str
+    secret: Secret | None
+    command: tuple[str, ...]
+    variables: Mapping[str, str]
+    environment: Mapping[str, str]
+
+    @property
+    def address(self) -> str:
+        """The session's path on its owner's host, with a slash at its end."""
+        return f"/session/{self.kind}/{self.id}/"
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """Replaces each `$(NAME)` in `text` once, as Kubernetes does for containers.
+
+    `$$(NAME)` becomes `$(NAME)`, and names that are not known stay.
+
+    Values are never expanded again, so a value that looks like a reference remains text.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match["escaped"]:
+            return match[0][1:]
+        return variables.get(match["name"], match[0])
+
+    return re.sub(r"(?P<escaped>\$)?\$\((?P<name>[A-Za-z_][A-Za-z0-9_]*)\)", value, text)

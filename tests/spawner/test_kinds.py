@@ -1,0 +1,24 @@
+from typing import get_args
+
+from canfar_site.settings import KindName
+from canfar_spawner.kinds import KINDS
+
+
+def test_the_kinds_that_settings_name_are_the_kinds_there_are():
+    assert set(KINDS) == set(get_args(KindName))
+
+
+def test_the_launch_contract_of_canfars_images():
+    ports = {name: kind.port for name, kind in KINDS.items()}
+    assert ports | {} == {
+        "notebook": 8888,
+        "carta": 6901,
+        "desktop": 6901,
+        "vscode": 5000,
+        "firefly": 8080,
+        "contributed": 5000,
+        "headless": 0,
+        "desktop-app": 6000,
+    }
+    stripped = {name for name, kind in KINDS.items() if kind.path == "strip"}
+    assert stripped == {"desktop", "vscode", "contributed"}

@@ -1,0 +1,139 @@
+from dataclasses import replace
+
+import pytest
+
+from canfar_spawner import policy
+from canfar_spawner.policy import Usage, choose_id, offer, plan
+from canfar_spawner.request import parse_options
+from canfar_spawner.spec import Refused
+from tests.support.identities import ADMINS, SURVEY, USERS, identity
+
+IDLE = Usage(active=0)
+
+
+def decide(options, who, site, catalogue, usage=IDLE):
+    return plan(parse_options(options), who, site, catalogue, usage, "abcd1234")
+
+
+def test_defaults_fill_what_a_request_leaves_open(site, catalogue):
+    spec = decide({"profile": "open"}, identity(USERS), site, catalogue)
+    assert (spec.kind, spec.image, spec.cores, spec.memory, spec.gpus) == (
+        "notebook",
+        "example.org/open:2",
+        1,
+        2,
+        0,
+    )
+    assert spec.home == "/arc/home/astronomer"
+    assert spec.prefix == "/session/notebook/abcd1234"
+    assert spec.address == "/session/notebook/abcd1234/"
+    assert spec.variables["skaha_sessionid"] == "abcd1234"
+
+
+def test_a_program_that_knows_no_path_gets_no_prefix(site, catalogue):
+    spec = decide({"profile": "team", "kind": "contributed"}, identity(USERS, SURVEY), site, catalogue)
+    assert spec.prefix == ""
+    assert spec.address == "/session/contributed/abcd1234/"
+
+
+@pytest.mark.parametrize(
+    ("options", "groups", "status", "said"),
+    [
+        ({"profile": "open"}, [], 403, "canfar-users"),
+        ({"profile": "open"}, [SURVEY], 403, "canfar-users"),
+        ({"profile": "team"}, [USERS], 403, "survey-x"),
+        ({"profile": "nope"}, [USERS], 400, "not in the catalogue"),
+        ({"profile": "open", "image": "evil.org/x:1"}, [USERS], 400, "not on offer"),
+        ({"profile": "open", "image": "example.org/open:2\n"}, [USERS], 400, "not on offer"),
+        ({"profile": "open", "image": "example.org/team:1"}, [USERS, SURVEY], 400, "not on offer"),
+        ({"profile": "open", "kind": "contributed"}, [USERS], 400, "not on offer"),
+        ({"profile": "open", "kind": "headless"}, [USERS], 400, "not on offer"),
+        ({"profile": "batch"}, [USERS], 400, "not on offer"),
+        ({"profile": "open", "cores": 3}, [USERS], 400, "1, 2, 4, 8"),
+        ({"profile": "open", "cores": -1}, [USERS], 400, "choices"),
+        ({"profile": "open", "cores": 4}, [USERS], 403, "At most 2 cores"),
+        ({"profile": "open", "cores": 8}, [USERS, SURVEY], 403, "At most 4 cores"),
+        ({"profile": "open", "gpus": 1}, [USERS], 403, "No GPUs"),
+        ({"profile": "open", "gpus": 0.5}, [USERS], 400, "choices"),
+    ],
+)
+def test_refusals(site, catalogue, options, groups, status, said):
+    with pytest.raises(Refused) as refused:
+        decide(options, identity(*groups), site, catalogue)
+    assert refused.value.status == status
+    assert said in refused.value.sentence
+    assert refused.value.sentence.endswith(".")
+    assert "\n" not in refused.value.sentence
+
+
+def test_a_groups_ceiling_raises_each_resource_and_lowers_none(site, catalogue):
+    member = identity(USERS, SURVEY)
+    assert decide({"profile": "open", "cores": 4, "gpus": 1}, member, site, catalogue).gpus == 1
+    assert decide({"profile": "open", "memory": 8}, member, site, catalogue).memory == 8
+
+
+def test_administrators_may_use_the_platform(site, catalogue):
+    assert decide({"profile": "open"}, identity(ADMINS), site, catalogue)
+
+
+def test_the_limit_of_sessions(site, catalogue):
+    assert decide({"profile": "open"}, identity(USERS), site, catalogue, Usage(active=1))
+    with pytest.raises(Refused, match="2 of 2"):
+        decide({"profile": "open"}, identity(USERS), site, catalogue, Usage(active=2))
+
+
+@pytest.mark.parametrize("name", ["", "..", ".ssh", "a/b", "a\nb", "a\x00"])
+def test_a_name_that_is_no_directory_gets_no_session(site, catalogue, name):
+    with pytest.raises(Refused) as refused:
+        decide({"profile": "open"}, identity(USERS, name=name), site, catalogue)
+    assert refused.value.status == 409
+
+
+@pytest.mark.parametrize("name", ["first.last", "a@b.org"])
+def test_names_with_dots_and_at_signs_have_homes(site, catalogue, name):
+    assert decide({"profile": "open"}, identity(USERS, name=name), site, catalogue).home == f"/arc/home/{name}"
+
+
+def test_what_the_picker_offers_is_what_the_plan_accepts(site, catalogue):
+    """Every choice of every offered profile, as the picker shows it to three users, put to the plan."""
+    catalogue = replace(catalogue, unavailable={"batch": "No."})
+    for who in (identity(USERS), identity(USERS, SURVEY), identity(SURVEY)):
+        shown = offer(who, site, catalogue, IDLE)
+        for entry in shown.profiles:
+            for kind in entry.kinds:
+                for image in entry.images:
+                    _compare(shown, entry, {"kind": kind, "image": image}, who, site, catalogue)
+            for what in ("cores", "memory", "gpus"):
+                for choice in getattr(entry, what):
+                    _compare(shown, entry, {what: choice.value}, who, site, catalogue, choice.refusal)
+
+
+def _compare(shown, entry, options, who, site, catalogue, refusal=""):
+    says_no = bool(shown.refusal or entry.refusal or refusal)
+    try:
+        decide({"profile": entry.profile, **options}, who, site, catalogue)
+    except Refused as refused:
+        assert says_no, refused.sentence
+    else:
+        assert not says_no
+
+
+def test_the_offer_gives_reasons(site, catalogue):
+    shown = offer(identity(USERS), site, catalogue, Usage(active=1))
+    kinds = {kind.kind: kind.refusal for kind in shown.kinds}
+    assert list(kinds) == ["notebook", "contributed", "carta"]
+    assert not kinds["notebook"]
+    assert "survey-x" in kinds["contributed"]
+    assert "catalogue" in kinds["carta"]
+    assert (shown.active, shown.limit, shown.refusal) == (1, 2, "")
+    assert "stop one" in offer(identity(USERS), site, catalogue, Usage(active=2)).refusal
+
+
+def test_ids_are_unique_and_have_the_form_that_images_expect():
+    assert choose_id("ada", "abcd1234", set()) == "abcd1234"
+    derived = choose_id("ada", "my-notebook", set())
+    assert policy._ID.fullmatch(derived)
+    assert choose_id("ada", "my-notebook", set()) == derived
+    assert choose_id("bob", "my-notebook", set()) != derived
+    assert choose_id("bob", "abcd1234", {"abcd1234"}) != "abcd1234"
+    assert choose_id("ada", "my-notebook", {derived}) != derived

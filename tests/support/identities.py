@@ -1,0 +1,19 @@
+"""Identities for tests."""
+
+from datetime import UTC, datetime
+
+from canfar_auth.identity import GroupSet, Identity
+
+USERS = "ivo://example.org/gms?canfar-users"
+ADMINS = "ivo://example.org/gms?canfar-admins"
+SURVEY = "ivo://example.org/gms?survey-x"
+
+
+def identity(*groups: str, name: str = "astronomer") -> Identity:
+    return Identity(
+        issuer="https://login.example.org",
+        subject="1",
+        username=name,
+        full_name="A",
+        groups=GroupSet(frozenset(groups), "claim:groups", datetime.now(UTC)),
+    )
