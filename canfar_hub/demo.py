@@ -1,0 +1,346 @@
+"""Embedded mode: the hub, its gateway and an identity provider with sample accounts, all on this machine."""
+
+import argparse
+import functools
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from canfar_hub.admin_token import write_admin_token
+from canfar_hub.problem import Problem
+from canfar_hub.projects import make_arc
+from canfar_site.settings import Site, load_site
+from canfar_site.yamlfile import FileError
+from canfar_spawner.local import kill_marked, last_lines, write_private
+
+HERE = Path(__file__).resolve().parent.parent
+DEMO = HERE / "demo"
+_START_TIME = 60.0  # seconds until a program of ours must answer
+_END_TIME = 10.0  # seconds for a program of ours to end after SIGTERM
+_STEADY_TIME = 10.0  # seconds after which a program that ends is worth another start
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where everything of one embedded hub is."""
+
+    data: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The hub's public address."""
+        return f"http://localhost:{self.port}"
+
+    @property
+    def issuer(self) -> str:
+        """The provider's; by number, since a cookie for `localhost` goes to every port of it."""
+        return f"http://127.0.0.1:{self.port + 1}"
+
+    @property
+    def hub_url(self) -> str:
+        """Where the hub itself listens."""
+        return f"http://127.0.0.1:{self.port + 2}"
+
+    @property
+    def gateway_api_url(self) -> str:
+        """Where the gateway takes routes."""
+        return f"http://127.0.0.1:{self.port + 3}"
+
+    @property
+    def site_file(self) -> Path:
+        """The site file that is written for this start."""
+        return self.data / "site.yaml"
+
+    @property
+    def sessions(self) -> Path:
+        """What running sessions need."""
+        return self.data / "sessions"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs everything until Ctrl-C, and stops what it started.
+
+    Raises
+    ------
+    canfar_hub.problem.Problem
+        A port that is taken, a folder that cannot be written, a setting that is wrong, a program that ends.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    place = Place(_data_folder(options.data), _port(options.port))
+    _refuse_taken_ports(place.port)
+    site = _write_site(place, options.kinds.split(), options.catalogue)
+    keys = _keys(place.data)
+    make_arc(site.storage.top)
+    programs = Programs(place.data / "logs", stop)
+    try:
+        _say(f"Starting {site.name} …")
+        _start_all(programs, place, keys, options.admin_token)
+        if options.admin_token and not stop.is_set():
+            write_admin_token(place.hub_url, keys["CANFAR_ADMIN_TOKEN"], place.data / "admin.token")
+        if not stop.is_set():
+            _banner(place, site, options.admin_token)
+        programs.watch()
+    finally:
+        programs.end()
+        kill_marked("CANFAR_RUNTIME_DIR", str(place.sessions), _END_TIME)
+    _say("Stopped. Users, homes and records are kept for the next start.")
+    return 0
+
+
+# Before anything starts
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65532:
+        raise Problem(f"PORT={text} is no port; give a number from 1 to 65532, such as PORT=8000.")
+    return int(text)
+
+
+def _data_folder(path: Path) -> Path:
+    path = path.resolve()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        problem = f"The folder {path} cannot be written ({error.strerror}); choose another one with DATA=."
+        raise Problem(problem) from None
+    return path
+
+
+def _refuse_taken_ports(first: int) -> None:
+    for port in range(first, first + 4):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise Problem(
+                    f"Port {port} of this machine cannot be used ({error.strerror}); end what uses it, or"
+                    " choose another with PORT=: four ports from that one on are needed."
+                ) from None
+
+
+def _write_site(place: Place, kinds: Sequence[str], catalogue: Path) -> Site:
+    """Completes the demo's site file with what this start decides."""
+    settings = yaml.safe_load((DEMO / "site.yaml").read_text())
+    settings["public_url"] = place.url
+    settings["sign_in"]["issuer"] = place.issuer
+    settings["storage"] = {"top": str(place.data / "arc")}
+    settings["catalogue"] = str(catalogue.resolve())
+    if kinds:
+        settings["kinds"] = list(kinds)
+    place.site_file.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    try:
+        return load_site(place.site_file)
+    except FileError as error:
+        raise Problem(f"The site file is not usable. {error}") from None
+
+
+def _keys(data: Path) -> dict[str, str]:
+    """The site's secrets, made at the first start and kept, readable by this account only."""
+    path = data / "secrets.json"
+    names = (
+        "CANFAR_CLIENT_SECRET",
+        "CANFAR_SITE_KEY",
+        "CANFAR_GATEWAY_TOKEN",
+        "CANFAR_ADMIN_TOKEN",
+        "CONFIGPROXY_AUTH_TOKEN",
+        "JUPYTERHUB_CRYPT_KEY",
+        "JPY_COOKIE_SECRET",
+    )
+    try:
+        kept: dict[str, str] = json.loads(path.read_text())
+    except FileNotFoundError:
+        kept = {}
+    except (OSError, ValueError):
+        raise Problem(
+            f"{path} cannot be read; remove it to make new secrets, which signs everybody out."
+        ) from None
+    every = {name: kept.get(name) or secrets.token_hex(32) for name in names}
+    if every != kept:
+        write_private(path, json.dumps(every))
+    return every
+
+
+# The programs
+
+
+@dataclass(frozen=True)
+class Program:
+    """One running program of ours."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes]
+    began: float
+    """By the monotonic clock, in seconds."""
+
+
+class Programs:
+    """The programs of this start: begun, watched and ended together."""
+
+    def __init__(self, logs: Path, stop: threading.Event) -> None:
+        self._logs = logs
+        self._stop = stop
+        self._running: dict[str, Program] = {}
+        logs.mkdir(exist_ok=True)
+
+    def start(self, name: str, command: Sequence[str], keys: Mapping[str, str]) -> None:
+        """Starts one program with `keys` in its environment, and its output in a log file."""
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+        environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **keys}
+        with open(self._logs / f"{name}.log", "ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=self._logs.parent,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us alone, who end them in order
+            )
+        self._running[name] = Program(name, tuple(command), keys, process, time.monotonic())
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Returns once `ready`, or when asked to stop; raises if a program ends or it takes too long."""
+        deadline = time.monotonic() + _START_TIME
+        while not self._stop.is_set() and not ready():
+            for program in self._ended():
+                raise self._problem(program)
+            if time.monotonic() > deadline:
+                raise Problem(f"The hub did not answer within {_START_TIME:.0f} seconds; see {self._logs}.")
+            self._stop.wait(0.1)
+
+    def watch(self) -> None:
+        """Returns when asked to stop. A program that ends before is started again: sessions outlive it."""
+        while not self._stop.wait(0.5):
+            for program in self._ended():
+                if time.monotonic() - program.began < _STEADY_TIME:
+                    raise self._problem(program)
+                _say(f"The {program.name} ended and is started again; see {self._logs / program.name}.log.")
+                self.start(program.name, program.command, program.environment)
+
+    def _ended(self) -> list[Program]:
+        return [p for p in self._running.values() if p.process.poll() is not None]
+
+    def _problem(self, program: Program) -> Problem:
+        log = self._logs / f"{program.name}.log"
+        said = last_lines(log, lines=1) or "It said nothing."
+        return Problem(f"The {program.name} ended, so everything stops. {said} ({log} may say more.)")
+
+    def end(self) -> None:
+        """Ends all, the last begun first."""
+        processes = [program.process for program in reversed(self._running.values())]
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + _END_TIME
+        for process in processes:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _start_all(programs: Programs, place: Place, keys: Mapping[str, str], admin: bool) -> None:
+    provider = "canfar_hub.identity_provider"
+    programs.start(
+        "identity-provider",
+        [
+            *(
+                "-m",
+                provider,
+                "--accounts",
+                str(DEMO / "accounts.yaml"),
+                "--data",
+                str(place.data / "identity"),
+            ),
+            *("--ip", "127.0.0.1", "--port", str(place.port + 1)),
+            *("--redirect-uri", f"{place.url}/hub/oauth_callback"),
+        ],
+        _some(keys, "CANFAR_CLIENT_SECRET"),
+    )
+    programs.start(
+        "gateway",
+        [
+            *("-m", "canfar_gateway", "--ip", "127.0.0.1", "--port", str(place.port)),
+            *("--api-ip", "127.0.0.1", "--api-port", str(place.port + 3)),
+            *("--hub-api-url", f"{place.hub_url}/hub/api", "--public-url", place.url, "--host-routing"),
+            *("--state-file", str(place.data / "routes.json")),
+        ],
+        _some(keys, "CANFAR_GATEWAY_TOKEN", "CONFIGPROXY_AUTH_TOKEN"),
+    )
+    hidden = () if admin else ("CANFAR_ADMIN_TOKEN",)
+    programs.start(
+        "hub",
+        ["-m", "jupyterhub", "-f", str(HERE / "jupyterhub_config.py")],
+        {
+            **{name: value for name, value in keys.items() if name not in hidden},
+            "CANFAR_SITE": str(place.site_file),
+            "CANFAR_SPAWNER": "canfar-local",
+            "CANFAR_HUB_URL": place.hub_url,
+            "CANFAR_GATEWAY_API_URL": place.gateway_api_url,
+            "CANFAR_DATABASE_URL": f"sqlite:///{place.data / 'hub.sqlite'}",
+            "CANFAR_RUNTIME_DIR": str(place.sessions),
+        },
+    )
+    discovery = f"{place.issuer}/.well-known/openid-configuration"
+    programs.wait(lambda: _answers(discovery) and _answers(f"{place.url}/hub/login"))
+
+
+def _some(keys: Mapping[str, str], *names: str) -> dict[str, str]:
+    """Only those secrets that a program needs."""
+    return {name: keys[name] for name in names}
+
+
+def _answers(url: str) -> bool:
+    """Whether `url` of this machine answers with 200."""
+    try:
+        with _local_opener().open(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@functools.cache
+def _local_opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+# What the person reads
+
+
+def _banner(place: Place, site: Site, admin: bool) -> None:
+    accounts = yaml.safe_load((DEMO / "accounts.yaml").read_text())["accounts"]
+    _say(f"\n  {site.name} is at {place.url}\n")
+    _say("  Sample accounts, each with its own name as password:")
+    for name, account in accounts.items():
+        _say(f"    {name:<24} {', '.join(account['groups'])}")
+    _say(f"\n  Homes and projects   {site.storage.top}")
+    _say(f"  Logs                 {place.data / 'logs'}")
+    if admin:
+        _say(f"  Administrator's token  {place.data / 'admin.token'}")
+    _say("\n  Sessions run as your own account: accounts are not kept apart on this machine’s file system.")
+    _say("  Ctrl-C stops everything.\n")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

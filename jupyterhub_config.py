@@ -1,0 +1,92 @@
+"""JupyterHub's configuration, the same in embedded mode and in a cluster. It wires classes and decides nothing.
+
+From the environment:
+
+CANFAR_SITE                 path of the site file, which holds all that a site decides
+CANFAR_SPAWNER              `canfar-local` for processes of this machine
+CANFAR_HUB_URL              where the hub itself listens, inside
+CANFAR_DATABASE_URL         the hub's database
+CANFAR_RUNTIME_DIR          directory for what running local sessions need
+CANFAR_CLIENT_SECRET        of the hub at the identity provider
+CANFAR_SITE_KEY             key from which sessions' secrets are derived
+CANFAR_GATEWAY_API_URL      where the gateway takes routes
+CANFAR_GATEWAY_TOKEN        the gateway's own token at the hub
+CANFAR_ADMIN_TOKEN          optional: token of a service that makes an administrator's tokens
+and JupyterHub's own: CONFIGPROXY_AUTH_TOKEN, JUPYTERHUB_CRYPT_KEY, JPY_COOKIE_SECRET
+"""
+
+from os import environ
+
+import canfar_portal
+from canfar_hub import admin_token
+from canfar_site.settings import load_site_or_exit
+from canfar_spawner import handlers
+
+c = get_config()
+site = load_site_or_exit(environ["CANFAR_SITE"])
+
+# The way in. The gateway is a program of its own and outlives the hub, as sessions do.
+c.JupyterHub.bind_url = site.public_url
+c.JupyterHub.subdomain_host = site.public_url if site.subdomains else ""
+c.JupyterHub.hub_bind_url = environ["CANFAR_HUB_URL"]
+c.JupyterHub.proxy_class = "canfar"
+c.GatewayProxy.should_start = False
+c.GatewayProxy.api_url = environ["CANFAR_GATEWAY_API_URL"]
+c.JupyterHub.cleanup_proxy = False
+c.JupyterHub.cleanup_servers = False
+
+# Who you are.
+c.JupyterHub.authenticator_class = "canfar"
+c.CanfarOAuthenticator.issuer = site.sign_in.issuer
+c.CanfarOAuthenticator.client_id = site.sign_in.client_id
+c.CanfarOAuthenticator.client_secret = environ["CANFAR_CLIENT_SECRET"]
+c.CanfarOAuthenticator.oauth_callback_url = f"{site.public_url}/hub/oauth_callback"
+c.CanfarOAuthenticator.login_service = site.sign_in.service
+c.CanfarOAuthenticator.username_claim = site.sign_in.username_claim
+c.CanfarOAuthenticator.groups_claim = site.sign_in.groups_claim
+c.CanfarOAuthenticator.groups_authority = site.sign_in.authority
+c.CanfarOAuthenticator.platform_groups = set(site.sign_in.platform_groups)
+c.CanfarOAuthenticator.admin_groups = set(site.sign_in.admin_groups)
+c.CanfarOAuthenticator.scope = list(site.sign_in.scopes)
+c.CanfarOAuthenticator.contact = site.contact
+c.CanfarOAuthenticator.first_handlers = handlers.handlers(canfar_portal.STATIC)
+
+# What you may start, and how it starts. Every session is a named server.
+c.JupyterHub.spawner_class = environ["CANFAR_SPAWNER"]
+c.PlannedSpawner.site_file = environ["CANFAR_SITE"]
+c.PlannedSpawner.site_key = environ["CANFAR_SITE_KEY"]
+c.LocalCanfarSpawner.runtime_dir = environ.get("CANFAR_RUNTIME_DIR", "sessions")
+c.PlannedSpawner.poll_interval = 5  # seconds until the end of a program is noticed
+c.JupyterHub.allow_named_servers = True
+
+# The pages.
+c.JupyterHub.template_paths = [str(canfar_portal.TEMPLATES)]
+c.JupyterHub.template_vars = {"site_name": site.name, "site_contact": site.contact}
+c.JupyterHub.redirect_to_server = False
+c.JupyterHub.default_url = handlers.landing_page
+
+# What the hub keeps.
+c.JupyterHub.db_url = environ["CANFAR_DATABASE_URL"]
+
+# The gateway asks for a visitor's access to sessions, and nothing else of theirs. It reads shares and groups
+# itself, since no token of a visitor carries what was shared with a group.
+gateway = {
+    "name": "gateway",
+    "api_token": environ["CANFAR_GATEWAY_TOKEN"],
+    "oauth_client_id": "service-gateway",
+    "oauth_redirect_uri": f"{site.public_url}/services/gateway/oauth_callback",
+    "oauth_no_confirm": True,
+    "oauth_client_allowed_scopes": ["access:servers"],
+}
+c.JupyterHub.services = [gateway]
+c.JupyterHub.load_roles = [
+    {"name": "gateway", "services": ["gateway"], "scopes": ["read:users:groups", "read:shares"]},
+    {"name": "user", "scopes": ["self", "access:services!service=gateway"]},
+]
+if "CANFAR_ADMIN_TOKEN" in environ:
+    # A token holds no more than its owner may, whether the owner ever signed in or not.
+    c.JupyterHub.services.append({"name": "administrator", "api_token": environ["CANFAR_ADMIN_TOKEN"]})
+    c.JupyterHub.load_roles += [
+        {"name": "administrator", "services": ["administrator"], "scopes": ["tokens"]},
+        {"name": "api-administrator", "users": [admin_token.ACCOUNT], "scopes": list(admin_token.SCOPES)},
+    ]
