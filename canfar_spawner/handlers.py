@@ -35,12 +35,18 @@ class PickerHandler(SpawnHandler):
         user_name = user_name or self.current_user.name
         fresh = not server_name
         server_name = server_name or new_server_name(self.db)
-        name = self.get_body_argument("name", "")
-        # A name that cannot be one is for the parser to refuse, with its sentence.
-        display_name = name if name and is_name(name) else server_name
+        display_name = self._display_name() or server_name
         await self._post(user_name=user_name, server_name=server_name, display_name=display_name)
         if fresh and self.get_status() >= 400:
             self._forget(user_name, server_name)
+
+    def _display_name(self) -> str:
+        """The name that was given, or else the image's title. A bad one is for the parser to refuse."""
+        name: str = self.get_body_argument("name", "")
+        if name and is_name(name):
+            return name
+        entry = self.current_user.spawner.catalogue().find(self.get_body_argument("profile", ""))
+        return entry.title if entry else ""
 
     def _forget(self, user_name: str, server_name: str) -> None:
         user = self.find_user(user_name)
