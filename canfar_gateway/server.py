@@ -215,9 +215,11 @@ class Gateway:
 
     async def _platform(self, visit: Visit, route: Route) -> web.StreamResponse:
         elsewhere = self._routes.host_routing and visit.host != self._public.host
-        if elsewhere and visit.page and not route.key:
-            # Nobody shall sign in to the hub on a host where programs' pages could use that.
-            return redirect(self._public.origin() + visit.path + visit.query)
+        if elsewhere and not route.key:
+            # The hub is at its own host alone: programs' pages share this one.
+            if visit.page:
+                return redirect(self._public.origin() + visit.path + visit.query)
+            return self._refuse(visit, 404, "Not here", "Nothing runs at this address. Start the session again.")
         ends = ""
         if unquote(visit.path).rstrip("/") == f"{self._public.path}/hub/logout":
             ends = _session_id(visit.request)
