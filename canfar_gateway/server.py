@@ -219,7 +219,9 @@ class Gateway:
             # The hub is at its own host alone: programs' pages share this one.
             if visit.page:
                 return redirect(self._public.origin() + visit.path + visit.query)
-            return self._refuse(visit, 404, "Not here", "Nothing runs at this address. Start the session again.")
+            return self._refuse(
+                visit, 404, "Not here", "Nothing runs at this address. Start the session again."
+            )
         ends = ""
         if unquote(visit.path).rstrip("/") == f"{self._public.path}/hub/logout":
             ends = _session_id(visit.request)

@@ -18,7 +18,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     text = text.replace("PYTHON", sys.executable).replace("SUPPORT", str(ROOT / "tests/support"))
     (catalogue / "tests.yaml").write_text(text)
     shutil.copy(ROOT / "demo/catalogue/contributed.yaml", catalogue / "marimo.yaml")
-    with running(folder / "data", catalogue) as found:
+    with running(folder / "data", "--catalogue", str(catalogue)) as found:
         yield found
 
 

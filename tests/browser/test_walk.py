@@ -75,7 +75,9 @@ def test_sign_in_pick_and_plot_a_real_image_with_its_coordinates(astronomer: Pag
     expect(page).to_have_url(f"{stack.url}/hub/spawn")
     shoot(page, "picker")
     launch(page, "Notebook", "Notebook")
-    page.wait_for_url(re.compile(rf"http://astronomer\.localhost:{stack.port}/session/notebook/[a-z0-9]{{8}}/lab"))
+    page.wait_for_url(
+        re.compile(rf"http://astronomer\.localhost:{stack.port}/session/notebook/[a-z0-9]{{8}}/lab")
+    )
     page.locator(".jp-LauncherCard").first.wait_for()
     root = page.url.partition("/lab")[0]
 

@@ -6,6 +6,7 @@ from canfar_site.settings import Site
 from canfar_spawner.catalogue import Catalogue, Profile
 from tests.support.identities import ADMINS, SURVEY, USERS
 
+
 @pytest.fixture
 def site() -> Site:
     return Site.model_validate(

@@ -1,4 +1,4 @@
-"""The whole embedded hub as a newcomer runs it, for tests: hub, gateway, identity provider and real sessions."""
+"""The whole embedded hub as a newcomer runs it: hub, gateway, identity provider and real sessions."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 90.0  # seconds; how long a condition may take to come true on a busy machine
@@ -160,6 +161,8 @@ class Stack:
     def restart_hub(self, with_signal: int = signal.SIGTERM) -> None:
         """Ends the hub alone; what runs it starts it again."""
         old = self.program("jupyterhub")
+        steady = 11  # seconds; what ends sooner is not started again
+        until(lambda: time.time() - psutil.Process(old).create_time() > steady, "a steady hub")
         os.kill(old, with_signal)
         until(lambda: self._new_hub(old), "a new hub")
         until(self.is_up, "the hub up again")
@@ -190,10 +193,9 @@ def demo_command(port: int, data: Path, *more: str) -> list[str]:
 
 
 @contextmanager
-def running(data: Path, catalogue: Path | None = None) -> Iterator[Stack]:
+def running(data: Path, *more: str) -> Iterator[Stack]:
     """Runs the embedded hub until the block ends, and then checks that it ends well."""
     port = free_ports()
-    more = ("--catalogue", str(catalogue)) if catalogue else ()
     environment = {**os.environ, "HOME": str(data.parent)}
     process = subprocess.Popen(
         demo_command(port, data, *more),

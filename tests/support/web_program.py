@@ -1,4 +1,4 @@
-"""A small web program as people contribute them: no authentication, knows no path; tests ask it to misbehave."""
+"""A small web program as people contribute them: no authentication, and it knows no path."""
 
 import json
 import os
