@@ -18,6 +18,10 @@ class FileError(Exception):
         super().__init__(f"{where}: {' '.join(problem.split())}")
 
 
+class _Repeated(yaml.MarkedYAMLError):
+    """A key that is given twice."""
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Refuses a key that is given twice, which YAML 1.2 section 3.2.1.3 forbids and PyYAML lets pass."""
 
@@ -25,7 +29,7 @@ class _StrictLoader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"“{key.value}” is given twice", problem_mark=key.start_mark)
+                raise _Repeated(problem=f"“{key.value}” is given twice", problem_mark=key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
@@ -51,9 +55,10 @@ def load(path: Path, model: type[Model]) -> Model:
         data = {} if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise FileError(path, f"{error.problem or error}.", mark.line + 1 if mark else None) from error
+        problem = error.problem if isinstance(error, _Repeated) else f"this is not YAML ({error.problem})"
+        raise FileError(path, f"{problem}.", mark.line + 1 if mark else None) from error
     except yaml.YAMLError as error:
-        raise FileError(path, f"it is not YAML ({error}).") from error
+        raise FileError(path, f"this is not YAML ({error}).") from error
     except ValueError as error:  # such as a date with a thirteenth month
         raise FileError(path, f"holds a value that YAML cannot take ({error}).") from error
     finally:
@@ -64,7 +69,7 @@ def load(path: Path, model: type[Model]) -> Model:
     except ValidationError as error:
         # A key that is misspelt is missing, too; the misspelling is what to mend.
         first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-        name = ".".join(str(part) for part in first["loc"]) or "the file"
+        name = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the file"
         raise FileError(path, f"{name}: {_plain(first)}", _line(root, first["loc"])) from error
 
 
@@ -75,9 +80,9 @@ def _plain(error: Any) -> str:
     return f"{str(error['msg']).removeprefix('Value error, ').rstrip('.')}."
 
 
-def _line(node: yaml.Node | None, location: Sequence[int | str]) -> int | None:
+def _line(node: yaml.Node | None, location: Sequence[int | str]) -> int:
     """The line, counted from 1, of the deepest part of `location` that the file has."""
-    line = None
+    line = 1
     for found in _walk(node, location):
         line = found.start_mark.line + 1
     return line

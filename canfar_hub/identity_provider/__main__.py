@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from canfar_hub.identity_provider.accounts import AccountsError, load_accounts
+from canfar_hub.identity_provider.accounts import load_accounts
 from canfar_hub.identity_provider.settings import CLIENT_SECRET_VARIABLE, Options, prepare
+from canfar_site.yamlfile import FileError
 
 
 class _CannotStart(Exception):
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(0o077)
     try:
         _serve(arguments)
-    except (_CannotStart, AccountsError) as error:
+    except (_CannotStart, FileError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

@@ -20,7 +20,8 @@ import httpx
 import jwt
 import pytest
 
-from canfar_hub.identity_provider.accounts import AccountsError, load_accounts
+from canfar_hub.identity_provider.accounts import load_accounts
+from canfar_site.yamlfile import FileError
 from tests.support.oidc_provider import DEMO_ACCOUNTS, EmbeddedProvider, free_port, sign_in_form
 
 CALLBACK = "http://localhost:8000/hub/oauth_callback"
@@ -410,7 +411,7 @@ accounts:
         ("visitor:", "Visitor/..:", 3, "Visitor/.."),
         ("Vera Visitor", "${HOME}", 4, "${"),
         ("email:", "full_name: V\n    email:", 5, "twice"),
-        (GOOD, "", 1, "the file"),
+        (GOOD, "", 1, "authority"),
         (GOOD, "[]", 1, "the file"),
         (GOOD, "a: b: c", 1, "YAML"),
         (GOOD, "a: !!python/object/apply:os.system [x]", 1, "YAML"),
@@ -421,7 +422,7 @@ def test_a_malformed_accounts_file_names_the_line(
 ) -> None:
     path = tmp_path / "accounts.yaml"
     path.write_text(GOOD.replace(old, new, 1))
-    with pytest.raises(AccountsError) as refusal:
+    with pytest.raises(FileError) as refusal:
         load_accounts(path)
     assert f"{path}, line {line}:" in str(refusal.value)
     assert word in str(refusal.value)

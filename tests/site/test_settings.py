@@ -45,7 +45,7 @@ def test_a_small_site_file_is_enough(tmp_path):
         (GOOD + "limits:\n  ceiling: {cores: 0, memory: 1}\n", "line 10: limits.ceiling.cores"),
         (GOOD + "kinds: [notebook, jupyter]\n", "line 9: kinds.1"),
         (GOOD + "a: [1\n", "line 10"),
-        ("contact: \x00\n", "it is not YAML"),
+        ("contact: \x00\n", "this is not YAML"),
         ("", "Field required"),
     ],
 )
