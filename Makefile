@@ -33,7 +33,7 @@ lint: .venv/lint.ready ## check style, types and shell scripts' syntax
 
 bench: .venv/test.ready ## run the benchmarks and write bench/results
 	@requirements/system --optional chromium fonts-dejavu-core
-	$(BIN)/python -m bench
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m bench
 
 docs: .venv/docs.ready ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
