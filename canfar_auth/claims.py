@@ -6,16 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from canfar_site.settings import GROUP_PATTERN, LONGEST_GROUP
+
 # IVOA GMS 1.0 section 2: a group name is made of letters, digits, "-", ".", "_", "~" and ",".
 _NAME = re.compile(r"[A-Za-z0-9\-._~,]+")
-# IVOA Identifiers 2.0: an authority has three characters or more and starts with a letter or a digit.
-_IDENTIFIER = re.compile(
-    r"ivo://[A-Za-z0-9][A-Za-z0-9\-._~]{2,}/[A-Za-z0-9\-._~]+(?:/[A-Za-z0-9\-._~]+)*\?[A-Za-z0-9\-._~,]+"
-)
+_IDENTIFIER = re.compile(GROUP_PATTERN)
 _SEPARATORS = re.compile(r"[ ,]+")
 
-# The hub's group names are a column of 255 characters, and not every database cuts quietly.
-_LONGEST = 255
 _LONGEST_SHOWN = 80
 
 
@@ -29,7 +26,7 @@ class GroupsClaim:
 
 def is_group_identifier(text: str) -> bool:
     """Whether ``text`` is a GMS group identifier, ``ivo://<authority>/<path>?<name>`` (GMS 1.0 section 2)."""
-    return len(text) <= _LONGEST and _IDENTIFIER.fullmatch(text) is not None
+    return len(text) <= LONGEST_GROUP and _IDENTIFIER.fullmatch(text) is not None
 
 
 def group_identifier(text: str, authority: str) -> str | None:

@@ -90,7 +90,13 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         async with running(settings):
-            logging.getLogger(__package__).info("The gateway listens at %s:%d.", settings.ip, settings.port)
+            log = logging.getLogger(__package__)
+            log.info("The gateway listens at %s:%d.", settings.ip, settings.port)
+            if not settings.host_routing:
+                log.warning(
+                    "All sessions share one origin with the hub: a page of any image can act as its visitor."
+                    " Use a host for each user (--host-routing) unless every image is trusted."
+                )
             await stop.wait()
     except OSError as error:
         subject = str(error.filename) if error.filename else "--port or --api-port"

@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     programs = Programs(place.data / "logs", stop)
     try:
         _say(f"Starting {site.name} …")
-        _start_all(programs, place, keys, options.admin_token)
+        _start_all(programs, place, site, keys, options.admin_token)
         if options.admin_token and not stop.is_set():
             write_admin_token(place.hub_url, keys["CANFAR_ADMIN_TOKEN"], place.data / "admin.token")
         if not stop.is_set():
@@ -260,7 +260,7 @@ class Programs:
                 process.wait()
 
 
-def _start_all(programs: Programs, place: Place, keys: Mapping[str, str], admin: bool) -> None:
+def _start_all(programs: Programs, place: Place, site: Site, keys: Mapping[str, str], admin: bool) -> None:
     provider = "canfar_hub.identity_provider"
     programs.start(
         "identity-provider",
@@ -283,7 +283,8 @@ def _start_all(programs: Programs, place: Place, keys: Mapping[str, str], admin:
         [
             *("-m", "canfar_gateway", "--ip", "127.0.0.1", "--port", str(place.port)),
             *("--api-ip", "127.0.0.1", "--api-port", str(place.port + 3)),
-            *("--hub-api-url", f"{place.hub_url}/hub/api", "--public-url", place.url, "--host-routing"),
+            *("--hub-api-url", f"{place.hub_url}/hub/api", "--public-url", place.url),
+            *(["--host-routing"] if site.subdomains else []),
             *("--state-file", str(place.data / "routes.json")),
         ],
         _some(keys, "CANFAR_GATEWAY_TOKEN", "CONFIGPROXY_AUTH_TOKEN"),

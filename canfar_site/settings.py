@@ -10,10 +10,17 @@ from canfar_site.yamlfile import FileError, load
 KindName = Literal[
     "notebook", "carta", "desktop", "vscode", "firefly", "contributed", "headless", "desktop-app"
 ]
+GROUP_PATTERN = (
+    r"ivo://[A-Za-z0-9][A-Za-z0-9._~-]{2,}/[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*\?[A-Za-z0-9._~,-]+"
+)
+"""A GMS group identifier. A name is of letters, digits, `-._~,` (GMS 1.0 section 2); an authority has three
+characters or more (IVOA Identifiers 2.0)."""
+LONGEST_GROUP = 255  # the hub's column, and not every database cuts quietly
+
 # Patterns are pydantic's (Rust): `$` is the end of the text, never before a newline.
 GroupId = Annotated[
     str,
-    StringConstraints(pattern=r"^ivo://[A-Za-z0-9][A-Za-z0-9._~-]*/gms\?[A-Za-z0-9._~/-]+$"),
+    StringConstraints(pattern=f"^{GROUP_PATTERN}$", max_length=LONGEST_GROUP),
     Field(description="An IVOA group identifier, `ivo://<authority>/gms?<name>` (GMS 1.0)."),
 ]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")]

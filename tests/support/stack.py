@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -190,6 +191,17 @@ def _is_free(port: int) -> bool:
 def demo_command(port: int, data: Path, *more: str) -> list[str]:
     """The command line of the embedded hub."""
     return [sys.executable, "-m", "canfar_hub", "demo", "--port", str(port), "--data", str(data), *more]
+
+
+def write_catalogue(folder: Path) -> Path:
+    """Writes the tests' catalogue, with this machine's paths, and returns its folder."""
+    catalogue = folder / "catalogue"
+    catalogue.mkdir()
+    text = (ROOT / "tests/support/catalogue.yaml").read_text()
+    text = text.replace("PYTHON", sys.executable).replace("SUPPORT", str(ROOT / "tests/support"))
+    (catalogue / "tests.yaml").write_text(text)
+    shutil.copy(ROOT / "demo/catalogue/contributed.yaml", catalogue / "marimo.yaml")
+    return catalogue
 
 
 @contextmanager
