@@ -1,6 +1,5 @@
 """A new user's walk in a real browser: sign in, pick, work. And what a session's page cannot do."""
 
-import os
 import re
 import shutil
 import struct
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.support.stack import ROOT, Stack, until
+from tests.support.stack import Stack, until
 
 CHROMIUM = "/usr/bin/chromium" if Path("/usr/bin/chromium").exists() else shutil.which("chromium")
 pytestmark = [
@@ -38,19 +37,11 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def shoot(page: Page, name: str) -> None:
-    """Keeps a picture for the documentation where one is asked for."""
-    if os.environ.get("SCREENSHOTS"):
-        page.screenshot(path=ROOT / "docs/images" / f"{name}.png")
-
-
 def sign_in(page: Page, stack: Stack, name: str) -> None:
     page.goto(stack.url)
-    shoot(page, "login")
     page.get_by_text("Sign in with").first.click()
     page.get_by_label("Account name").fill(name)
     page.get_by_label("Password").fill(name)
-    shoot(page, "provider")
     page.get_by_role("button", name="Sign in", exact=True).click()
 
 
@@ -73,7 +64,6 @@ def test_sign_in_pick_and_plot_a_real_image_with_its_coordinates(astronomer: Pag
     figure = stack.data / "arc/home/astronomer/m13.png"
     assert not figure.exists()
     expect(page).to_have_url(f"{stack.url}/hub/spawn")
-    shoot(page, "picker")
     launch(page, "Notebook", "Notebook")
     page.wait_for_url(
         re.compile(rf"http://astronomer\.localhost:{stack.port}/session/notebook/[a-z0-9]{{8}}/lab")
@@ -93,7 +83,6 @@ def test_sign_in_pick_and_plot_a_real_image_with_its_coordinates(astronomer: Pag
     # The coordinates of the image's centre, from its header.
     expect(page.locator(".jp-OutputArea-output").filter(has_text="CRVAL").first).to_contain_text("250.4226")
     picture.scroll_into_view_if_needed()
-    shoot(page, "notebook")
 
     until(figure.exists, "the saved figure")
     until(lambda: figure.read_bytes()[-8:-4] == b"IEND", "the whole figure")
@@ -101,7 +90,6 @@ def test_sign_in_pick_and_plot_a_real_image_with_its_coordinates(astronomer: Pag
 
     page.goto(f"{stack.url}/hub/home")
     expect(page.get_by_text("Running").first).to_be_visible()
-    shoot(page, "home")
 
 
 def test_a_contributed_program_works_behind_the_gateway(astronomer: Page, stack: Stack) -> None:
@@ -117,7 +105,6 @@ def test_a_contributed_program_works_behind_the_gateway(astronomer: Page, stack:
     editor.press("Control+Enter")
     expect(astronomer.locator(".output, .output-area").filter(has_text="42").first).to_be_visible()
     assert opened
-    shoot(astronomer, "marimo")
 
 
 def test_a_sessions_page_cannot_read_the_page_that_makes_tokens(astronomer: Page, stack: Stack) -> None:
@@ -140,7 +127,6 @@ def test_an_account_outside_the_platform_is_refused_with_a_sentence(page: Page, 
     sign_in(page, stack, "outsider")
     sentence = "is not a member of ivo://example.org/gms?canfar-users"
     expect(page.get_by_text(sentence).first).to_be_visible()
-    shoot(page, "refused")
 
 
 def test_what_a_visitor_may_not_use_is_shown_with_the_reason(page: Page, stack: Stack) -> None:
@@ -157,4 +143,3 @@ def test_a_program_that_dies_is_told_on_the_page_with_its_last_lines(page: Page,
     launch(page, "Contributed", "Dies")
     expect(page.get_by_text("ended with status 3").first).to_be_visible()
     expect(page.get_by_text("cannot open <table>").first).to_be_visible()
-    shoot(page, "died")
