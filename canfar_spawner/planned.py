@@ -22,7 +22,7 @@ from typing import Any
 
 import jupyterhub
 from jupyterhub.spawner import Spawner, SpawnException
-from traitlets import Unicode, default
+from traitlets import TraitError, Unicode, default
 
 from canfar_auth.identity import Identity
 from canfar_site.settings import Site, load_site
@@ -170,6 +170,8 @@ class PlannedSpawner(Spawner):
     @property
     def secret(self) -> str:
         """The session's own secret, derived from the site's key, the session and its start."""
+        if not self.site_key:
+            raise TraitError("PlannedSpawner.site_key is not set; give 32 random bytes as hexadecimal digits.")
         message = f"{self.user.name}/{self.name}/{self.start_id}"
         return hmac.new(self.site_key.encode(), message.encode(), hashlib.sha256).hexdigest()
 
