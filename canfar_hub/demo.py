@@ -23,6 +23,8 @@ from canfar_hub.problem import Problem
 from canfar_hub.projects import make_arc
 from canfar_site.settings import Site, load_site
 from canfar_site.yamlfile import FileError
+from canfar_spawner.catalogue import CatalogueFolder
+from canfar_spawner.kinds import KINDS
 from canfar_spawner.local import kill_marked, last_lines, write_private
 
 HERE = Path(__file__).resolve().parent.parent
@@ -340,7 +342,15 @@ def _banner(place: Place, site: Site, admin: bool) -> None:
     if admin:
         _say(f"  Administrator's token  {place.data / 'admin.token'}")
     _say("\n  Sessions run as your own account: accounts are not kept apart on this machine’s file system.")
+    if open_to_all := _without_secret(site):
+        _say(f"  Every account of this machine can reach, past the gateway: {', '.join(open_to_all)}.")
     _say("  Ctrl-C stops everything.\n")
+
+
+def _without_secret(site: Site) -> list[str]:
+    """The titles of what checks no secret, so that its port is open to whoever is on the machine."""
+    entries = CatalogueFolder(site.catalogue).read().profiles
+    return [e.title for e in entries if not e.secret and not all(KINDS[kind].secret for kind in e.kinds)]
 
 
 def _say(text: str) -> None:

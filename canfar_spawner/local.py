@@ -146,7 +146,7 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
 
     def _fault(self, sentence: str, output: Path) -> SpawnException:
         lines = last_lines(output).replace(self.secret, "…")
-        fault = SpawnException(sentence, reason="image", status_code=424)
+        fault = SpawnException(sentence, reason="died", status_code=424)
         fault.jupyterhub_message = f"{sentence}\n{lines}" if lines else sentence
         shown = f"<pre>{escape(lines)}</pre>" if lines else ""
         fault.jupyterhub_html_message = f"<p>{escape(sentence)}</p>{shown}"
