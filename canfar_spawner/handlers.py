@@ -4,6 +4,7 @@ import secrets
 import string
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from jupyterhub import orm
 from jupyterhub.handlers.pages import SpawnHandler
@@ -39,6 +40,13 @@ class PickerHandler(SpawnHandler):
         await self._post(user_name=user_name, server_name=server_name, display_name=display_name)
         if fresh and self.get_status() >= 400:
             self._forget(user_name, server_name)
+
+    def _get_pending_url(self, user: Any, server_name: str) -> str:
+        """Upstream passes the query on; ours is for the form, and the token against forgery is for nobody else."""
+        url: str = super()._get_pending_url(user, server_name)
+        address, _, query = url.partition("?")
+        kept = [(name, value) for name, value in parse_qsl(query) if name == "next"]
+        return f"{address}?{urlencode(kept)}" if kept else address
 
     def _display_name(self) -> str:
         """The name that was given, or else the image's title. A bad one is for the parser to refuse."""

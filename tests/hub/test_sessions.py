@@ -145,6 +145,7 @@ def test_the_progress_page_tells_the_death_of_a_slow_starter(visitor):
         data={"profile": "dies-late"},
     )
     assert "/hub/spawn-pending/visitor/" in str(posted.url)
+    assert "_xsrf" not in str(posted.url)
     server = str(posted.url).partition("/spawn-pending/visitor/")[2].partition("?")[0]
     url = f"{visitor.stack.url}/hub/api/users/visitor/servers/{server}/progress"
     told: list[dict] = []
