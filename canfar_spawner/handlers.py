@@ -42,7 +42,7 @@ class PickerHandler(SpawnHandler):
             self._forget(user_name, server_name)
 
     def _get_pending_url(self, user: Any, server_name: str) -> str:
-        """Upstream passes the query on; ours is for the form, and the token against forgery is for nobody else."""
+        """Upstream passes the query on; ours is for the form, and holds the token against forgery."""
         url: str = super()._get_pending_url(user, server_name)
         address, _, query = url.partition("?")
         kept = [(name, value) for name, value in parse_qsl(query) if name == "next"]
