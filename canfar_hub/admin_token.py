@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from canfar_hub.problem import Problem
-from canfar_spawner.local import write_private
+from canfar_spawner.processes import write_private
 
 ACCOUNT = "admin"
 LIFETIME = 24 * 3600  # seconds

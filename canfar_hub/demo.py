@@ -25,7 +25,7 @@ from canfar_site.settings import Site, load_site
 from canfar_site.yamlfile import FileError
 from canfar_spawner.catalogue import CatalogueFolder
 from canfar_spawner.kinds import KINDS
-from canfar_spawner.local import kill_marked, last_lines, write_private
+from canfar_spawner.processes import kill_marked, last_lines, write_private
 
 HERE = Path(__file__).resolve().parent.parent
 DEMO = HERE / "demo"

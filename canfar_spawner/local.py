@@ -5,7 +5,6 @@ one person's machine and for trial.
 """
 
 import asyncio
-import logging
 import os
 import shutil
 import socket
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 from jupyterhub.spawner import LocalProcessSpawner, SpawnException
 from jupyterhub.utils import maybe_future
 from traitlets import Any as Any_
@@ -24,9 +22,8 @@ from traitlets import Unicode, default
 
 from canfar_spawner.catalogue import Catalogue, Profile
 from canfar_spawner.planned import PlannedSpawner
+from canfar_spawner.processes import is_marked, kill_marked, last_lines, terminate_marked, write_private
 from canfar_spawner.spec import Refused, SessionSpec, expand
-
-log = logging.getLogger("canfar.local")
 
 MARK = "CANFAR_START_ID"
 """Variable that marks a session's processes. It outlives the hub, and no reused process id has it."""
@@ -176,12 +173,12 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         if self.proc is not None:
             status: int | None = self.proc.poll()
             return status
-        return None if self.pid and _is_marked(self.pid, self.start_id) else 0
+        return None if self.pid and is_marked(self.pid, MARK, self.start_id) else 0
 
     async def stop(self, now: bool = False) -> None:
         """Ends the program, with SIGTERM unless `now`, and then whatever the session left running."""
         if self.pid and not now:
-            await asyncio.to_thread(_terminate, self.pid, self.start_id, self.term_timeout)
+            await asyncio.to_thread(terminate_marked, self.pid, MARK, self.start_id, self.term_timeout)
         await self._kill_rest()
 
     async def run_post_stop_hook(self) -> None:
@@ -219,74 +216,12 @@ def render(
     return [expand(argument, public) for argument in command], {**public, **environment}
 
 
-def last_lines(path: Path, lines: int = 20, limit: int = 8192) -> str:
-    """The last lines of a log, at most `limit` bytes of it, without control characters."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-    kept = text.rstrip().splitlines()[-lines:]
-    return "\n".join("".join(c for c in line if c.isprintable() or c == "\t") for line in kept).rstrip()
-
-
-def kill_marked(variable: str, value: str, timeout: float) -> None:
-    """Kills every process with `variable` set to `value` in its environment; waits up to `timeout` seconds."""
-    if not value:
-        return
-    found = [p for p in psutil.process_iter() if _variable(p, variable) == value]
-    for process in found:
-        _signal(process, "kill")
-    psutil.wait_procs(found, timeout=timeout)
-
-
-def _terminate(pid: int, mark: str, timeout: float) -> None:
-    if not _is_marked(pid, mark):
-        return
-    try:
-        process = psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return
-    _signal(process, "terminate")
-    _signal(process, "resume")  # a frozen program can end, too
-    psutil.wait_procs([process], timeout=timeout)
-
-
-def _signal(process: psutil.Process, name: str) -> None:
-    try:
-        getattr(process, name)()
-    except psutil.Error as error:
-        log.debug("Process %s cannot be sent %s: %s", process.pid, name, error)
-
-
-def _is_marked(pid: int, mark: str) -> bool:
-    try:
-        return _variable(psutil.Process(pid), MARK) == mark
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _variable(process: psutil.Process, name: str) -> str | None:
-    try:
-        return process.environ().get(name)
-    except (psutil.Error, OSError):  # gone, a zombie, or another account's
-        return None
-
-
 async def _answered(http: aiohttp.ClientSession, url: str) -> bool:
     try:
         async with http.get(url, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=5)) as answer:
             return answer.status < 500
     except (aiohttp.ClientError, TimeoutError):
         return False
-
-
-def write_private(path: Path, text: str) -> None:
-    """Writes a new file that only this account may read, in place of one that may be there."""
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
 
 
 def _free_port() -> int:

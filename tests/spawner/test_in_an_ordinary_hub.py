@@ -41,6 +41,7 @@ async def hub(hub_app: Any, tmp_path: Path, site_file: Path) -> Any:
                 "allow_named_servers": True,
                 "bind_url": f"http://127.0.0.1:{free_port()}",
                 "hub_bind_url": f"http://127.0.0.1:{free_port()}",
+                "cookie_secret": secrets.token_bytes(32),
                 "db_url": f"sqlite:///{tmp_path}/hub.sqlite",
             },
             "CryptKeeper": {"keys": [secrets.token_bytes(32)]},

@@ -1,0 +1,73 @@
+"""Processes that are known by a mark in their environment, and the files that they use."""
+
+import logging
+import os
+from pathlib import Path
+
+import psutil
+
+log = logging.getLogger("canfar.processes")
+
+
+def last_lines(path: Path, lines: int = 20, limit: int = 8192) -> str:
+    """The last lines of a log, at most `limit` bytes of it, without control characters."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    kept = text.rstrip().splitlines()[-lines:]
+    return "\n".join("".join(c for c in line if c.isprintable() or c == "\t") for line in kept).rstrip()
+
+
+def kill_marked(variable: str, value: str, timeout: float) -> None:
+    """Kills every process with `variable` set to `value` in its environment; waits up to `timeout` seconds."""
+    if not value:
+        return
+    found = [p for p in psutil.process_iter() if _variable(p, variable) == value]
+    for process in found:
+        _signal(process, "kill")
+    psutil.wait_procs(found, timeout=timeout)
+
+
+def terminate_marked(pid: int, variable: str, value: str, timeout: float) -> None:
+    """Ends the process `pid`, frozen or not, with SIGTERM if it has the mark; waits up to `timeout` seconds."""
+    if not is_marked(pid, variable, value):
+        return
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return
+    _signal(process, "terminate")
+    _signal(process, "resume")  # a frozen program can end, too
+    psutil.wait_procs([process], timeout=timeout)
+
+
+def _signal(process: psutil.Process, name: str) -> None:
+    try:
+        getattr(process, name)()
+    except psutil.Error as error:
+        log.debug("Process %s cannot be sent %s: %s", process.pid, name, error)
+
+
+def is_marked(pid: int, variable: str, value: str) -> bool:
+    """Whether the process `pid` is there and has `variable` set to `value`; a reused process id has not."""
+    try:
+        return _variable(psutil.Process(pid), variable) == value
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _variable(process: psutil.Process, name: str) -> str | None:
+    try:
+        return process.environ().get(name)
+    except (psutil.Error, OSError):  # gone, a zombie, or another account's
+        return None
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a new file that only this account may read, in place of one that may be there."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
