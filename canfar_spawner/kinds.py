@@ -65,7 +65,7 @@ _KINDS = (
         title="Notebook",
         description="JupyterLab in your home, beside your projects’ data.",
         port=8888,
-        ready_path="api/status",
+        ready_path="api",
         # Jupyter's own token stays on and is the session's secret: what reaches the port past the gateway
         # is refused. The gateway has checked the visitor and the Origin, so Jupyter need not.
         command=(

@@ -29,7 +29,7 @@ MARK = "CANFAR_START_ID"
 """Variable that marks a session's processes. It outlives the hub, and no reused process id has it."""
 
 _PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TMPDIR")
-_PROBE_INTERVAL = 0.05  # seconds; a start takes at least that much longer than its program
+_PROBE_INTERVAL = 0.02  # seconds; a start takes on average half of it longer than its program
 
 
 class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):

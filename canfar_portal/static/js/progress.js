@@ -92,8 +92,9 @@ function follow() {
     tell(event);
     if (event.ready) {
       source.close();
-      // The hub answers this same address with the way to the session.
-      location.reload();
+      // With `next` the hub knows the way: it answers this same address with it.
+      if (new URLSearchParams(location.search).has("next")) location.reload();
+      else location.replace(event.url);
     }
   });
   source.addEventListener("error", () => {
