@@ -19,11 +19,11 @@ run: .venv/run.ready ## run the hub on this machine (PORT=8000 DATA=data KINDS="
 
 test: .venv/test.ready ## run the core tests, under 10 minutes
 	@requirements/system --optional chromium fonts-dejavu-core
-	$(BIN)/python -m pytest -m "not slow"
+	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not slow"
 
 test-all: .venv/test.ready ## run the slow tests too
 	@requirements/system --optional chromium fonts-dejavu-core
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest
 
 lint: .venv/lint.ready ## check style, types and shell scripts' syntax
 	$(BIN)/ruff check
