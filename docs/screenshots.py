@@ -71,9 +71,6 @@ def _astronomer(browser: Browser, stack: Stack) -> None:
     page.locator(".jp-LauncherCard").first.wait_for()
     page.goto(f"{page.url.partition('/lab')[0]}/lab/tree/projects/survey-x/look.ipynb")
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-    news = page.get_by_role("button", name="No", exact=True)
-    if news.is_visible():
-        news.click()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     picture = page.locator(".jp-OutputArea-output img")

@@ -82,7 +82,8 @@ def test_sign_in_pick_and_plot_a_real_image_with_its_coordinates(astronomer: Pag
     assert min(size) > 300
     # The coordinates of the image's centre, from its header.
     expect(page.locator(".jp-OutputArea-output").filter(has_text="CRVAL").first).to_contain_text("250.4226")
-    picture.scroll_into_view_if_needed()
+    # Nobody is asked about news on their first look.
+    expect(page.get_by_text("Jupyter news")).to_have_count(0)
 
     until(figure.exists, "the saved figure")
     until(lambda: figure.read_bytes()[-8:-4] == b"IEND", "the whole figure")
