@@ -141,15 +141,22 @@ def _refuse_taken_ports(first: int) -> None:
 
 def _write_site(place: Place, kinds: Sequence[str], catalogue: Path) -> Site:
     """Completes the demo's site file with what this start decides."""
-    settings = yaml.safe_load((DEMO / "site.yaml").read_text())
-    settings["public_url"] = place.url
-    settings["sign_in"]["issuer"] = place.issuer
-    settings["storage"] = {"top": str(place.data / "arc")}
-    settings["catalogue"] = str(catalogue.resolve())
-    if kinds:
-        settings["kinds"] = list(kinds)
-    place.site_file.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise Problem(
+                f"KINDS= names “{kind}”, which is no kind of session; the kinds are {', '.join(KINDS)}."
+            )
+    template = DEMO / "site.yaml"
     try:
+        load_site(template)  # so that a mistake is named where it can be mended
+        settings = yaml.safe_load(template.read_text())
+        settings["public_url"] = place.url
+        settings["sign_in"]["issuer"] = place.issuer
+        settings["storage"] = {"top": str(place.data / "arc")}
+        settings["catalogue"] = str(catalogue.resolve())
+        if kinds:
+            settings["kinds"] = list(kinds)
+        place.site_file.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         return load_site(place.site_file)
     except FileError as error:
         raise Problem(f"The site file is not usable. {error}") from None

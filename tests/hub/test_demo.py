@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from canfar_hub import demo
+from canfar_hub.problem import Problem
 from tests.support.stack import ROOT, Stack, demo_command, free_ports, running, until
 
 
@@ -54,7 +56,15 @@ def test_a_read_only_folder(tmp_path):
 
 def test_a_kind_that_there_is_not(tmp_path):
     line = refused(*demo_command(free_ports(), tmp_path / "data", "--kinds", "notebook spreadsheet"))
-    assert "kinds.1" in line
+    assert "“spreadsheet”" in line
+    assert "notebook" in line
+
+
+def test_a_mistake_in_the_demos_own_site_file_is_named_there(tmp_path, monkeypatch):
+    (tmp_path / "site.yaml").write_text("contact: [me\n")
+    monkeypatch.setattr(demo, "DEMO", tmp_path)
+    with pytest.raises(Problem, match=r"site\.yaml, line 2: this is not YAML"):
+        demo._write_site(demo.Place(tmp_path, 8000), [], tmp_path)
 
 
 def test_a_malformed_site_file_ends_the_hub_with_one_line(tmp_path):
