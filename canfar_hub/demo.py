@@ -1,6 +1,7 @@
 """Embedded mode: the hub, its gateway and an identity provider with sample accounts, all on this machine."""
 
 import argparse
+import fcntl
 import functools
 import json
 import os
@@ -12,7 +13,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,9 +83,14 @@ def run(options: argparse.Namespace) -> int:
         A port that is taken, a folder that cannot be written, a setting that is wrong, a program that ends.
     """
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     place = Place(_data_folder(options.data), _port(options.port))
+    with _alone_in(place.data):
+        return _run(options, place, stop)
+
+
+def _run(options: argparse.Namespace, place: Place, stop: threading.Event) -> int:
     _refuse_taken_ports(place.port)
     site = _write_site(place, options.kinds.split(), options.catalogue)
     keys = _keys(place.data)
@@ -124,6 +131,17 @@ def _data_folder(path: Path) -> Path:
         problem = f"The folder {path} cannot be written ({error.strerror}); choose another one with DATA=."
         raise Problem(problem) from None
     return path
+
+
+@contextmanager
+def _alone_in(data: Path) -> Iterator[None]:
+    """Holds a lock on the folder, which ends with this process however it ends."""
+    with open(data / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Problem(f"Another hub uses the folder {data}; choose another one with DATA=.") from None
+        yield
 
 
 def _refuse_taken_ports(first: int) -> None:

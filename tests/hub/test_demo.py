@@ -54,6 +54,11 @@ def test_a_read_only_folder(tmp_path):
     assert "cannot be written" in refused(*demo_command(free_ports(), tmp_path / "data"))
 
 
+def test_a_folder_that_another_hub_uses(stack):
+    line = refused(*demo_command(free_ports(), stack.data))
+    assert "Another hub uses the folder" in line
+
+
 def test_a_kind_that_there_is_not(tmp_path):
     line = refused(*demo_command(free_ports(), tmp_path / "data", "--kinds", "notebook spreadsheet"))
     assert "“spreadsheet”" in line
