@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.support.stack import Stack, running  # noqa: E402
 
+expect.set_options(timeout=90_000)
 IMAGES = ROOT / "docs" / "images"
 CHROMIUM = shutil.which("chromium")
 

@@ -22,6 +22,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
 
+expect.set_options(timeout=60_000)  # milliseconds, for a busy machine
+
 HOSTILE = '<script>window.hurt = 1</script><img src=x onerror="window.hurt = 2">"\'</textarea>'
 SESSION = re.compile(r"/user/[^/]+/s[0-9a-f]{8}/$")
 FIELDS = {"kind", "profile", "image", "cores", "memory", "gpus", "name"}
@@ -51,7 +53,7 @@ async def browser() -> AsyncIterator[Browser]:
 async def new_page(context: BrowserContext, hub: PickerHub) -> Page:
     """A page that notes in `page.complaints` what its console says, dialogs, and requests to anywhere else."""
     page = await context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)
     complaints: list[str] = []
 
     def heard(text: str) -> None:

@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
 SLOW = 90_000  # milliseconds that a page may take on a busy machine
+expect.set_options(timeout=SLOW)
 
 
 @pytest.fixture(scope="module")
