@@ -93,12 +93,14 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
     def _run(self, spec: SessionSpec, directory: Path) -> subprocess.Popen[bytes]:
         command, environment = render(spec, self._program(spec), self._runtime_variables(directory))
         own = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        # The administrator's variables, as upstream takes them: a callable is given the spawner.
+        site = {name: v(self) if callable(v) else v for name, v in self.environment.items()}
         with open(directory / "log", "wb") as output:
             try:
                 return subprocess.Popen(
                     command,
                     cwd=spec.home,
-                    env={**own, **self.environment, **environment},
+                    env={**own, **site, **environment},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
