@@ -6,7 +6,7 @@ CANFAR_SITE                 path of the site file, which holds all that a site d
 CANFAR_SPAWNER              `canfar-local` for processes of this machine
 CANFAR_HUB_URL              where the hub itself listens, inside
 CANFAR_DATABASE_URL         the hub's database
-CANFAR_RUNTIME_DIR          directory for what running local sessions need
+CANFAR_SESSIONS_DIR         directory for what running local sessions need
 CANFAR_CLIENT_SECRET        of the hub at the identity provider
 CANFAR_SITE_KEY             key from which sessions' secrets are derived
 CANFAR_GATEWAY_API_URL      where the gateway takes routes
@@ -55,7 +55,7 @@ c.CanfarOAuthenticator.first_handlers = handlers.handlers(canfar_portal.STATIC)
 c.JupyterHub.spawner_class = environ["CANFAR_SPAWNER"]
 c.PlannedSpawner.site_file = environ["CANFAR_SITE"]
 c.PlannedSpawner.site_key = environ["CANFAR_SITE_KEY"]
-c.LocalCanfarSpawner.runtime_dir = environ.get("CANFAR_RUNTIME_DIR", "sessions")
+c.LocalCanfarSpawner.runtime_dir = environ.get("CANFAR_SESSIONS_DIR", "sessions")
 c.PlannedSpawner.poll_interval = 5  # seconds until the end of a program is noticed
 c.JupyterHub.allow_named_servers = True
 

@@ -327,7 +327,7 @@ def _start_all(programs: Programs, place: Place, site: Site, keys: Mapping[str, 
             "CANFAR_HUB_URL": place.hub_url,
             "CANFAR_GATEWAY_API_URL": place.gateway_api_url,
             "CANFAR_DATABASE_URL": f"sqlite:///{place.data / 'hub.sqlite'}",
-            "CANFAR_RUNTIME_DIR": str(place.sessions),
+            "CANFAR_SESSIONS_DIR": str(place.sessions),
         },
     )
     discovery = f"{place.issuer}/.well-known/openid-configuration"

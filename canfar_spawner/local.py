@@ -75,9 +75,16 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         self._announce(f"Starting {spec.image}.")
         self.proc = self._run(spec, directory)
         self.pid = self.proc.pid
+        self._record()
         self._announce("Waiting for the program to answer.")
         await self._answers(spec, directory / "log")
         return f"http://{self.ip}:{self.port}"
+
+    def _record(self) -> None:
+        """Commits where the program is, so that a hub that dies during the start finds it again."""
+        self.server.ip, self.server.port = self.ip, self.port
+        self.orm_spawner.state = self.get_state()
+        self.db.commit()
 
     def _prepare(self, spec: SessionSpec) -> Path:
         """Makes the home and the session's runtime directory, which only the hub's account may read."""

@@ -1,5 +1,6 @@
 """The one way to a session, on a real hub: what starts, what is refused, and what survives."""
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.stack import until
+from tests.support.stack import Stack, until
 
 REFUSED = {
     "an image of another group": ({"profile": "team"}, 403, "survey-x"),
@@ -29,27 +30,28 @@ REFUSED = {
 }
 
 
-def session_processes() -> set[int]:
-    def starts_here(process: psutil.Process) -> bool:
-        try:
-            return "CANFAR_START_ID" in process.environ()
-        except psutil.Error:
-            return False
-
-    return {process.pid for process in psutil.process_iter() if starts_here(process)}
+def session_processes(stack: Stack) -> dict[int, str]:
+    """The start of each process that sessions of this hub run, by process id."""
+    found = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            environ = process.environ()
+            if environ.get("CANFAR_RUNTIME_DIR") == str(stack.data / "sessions"):
+                found[process.pid] = environ["CANFAR_START_ID"]
+    return found
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refusals(visitor, case):
     options, status, said = REFUSED[case]
-    before = session_processes()
+    before = session_processes(visitor.stack)
     answer = visitor.start("x", options)
     assert answer.status_code == status, answer.text
     message = answer.json()["message"]
     assert said in message
     assert message.endswith(".")
     assert "\n" not in message
-    assert session_processes() == before
+    assert session_processes(visitor.stack) == before
     assert not visitor.server("x").get("ready")
 
 
@@ -74,13 +76,13 @@ def test_the_default_server_is_refused_and_leads_to_the_picker(visitor):
 
 
 def test_no_get_starts_a_session(visitor):
-    before = session_processes()
+    before = session_processes(visitor.stack)
     for query in ("profile=open", "opt-profile=open&opt-cores=1", "opt-profile=open&name=x"):
         for path in ("", f"/{visitor.name}", f"/{visitor.name}/linked"):
             page = visitor.browser.get(f"{visitor.stack.url}/hub/spawn{path}?{query}")
             assert page.status_code == 200
             assert "picker-offer" in page.text
-    assert session_processes() == before
+    assert session_processes(visitor.stack) == before
     assert not any(s["active"] for s in visitor.api("GET", "/users/visitor").json()["servers"].values())
 
 
@@ -198,16 +200,12 @@ def test_what_a_program_gets(astronomer):
 
 @pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGKILL])
 def test_a_hub_restart_stops_no_session_not_even_a_frozen_one(astronomer, with_signal):
-    before = session_processes()
     for name in ("lively", "frozen"):
         astronomer.start(name, {"profile": "open"})
     address = {name: astronomer.ready(name)["full_url"] for name in ("lively", "frozen")}
     identifier = astronomer.browser.get(f"{address['frozen']}environ").json()["environ"]["CANFAR_START_ID"]
-    (pid,) = (
-        pid
-        for pid in session_processes() - before
-        if psutil.Process(pid).environ()["CANFAR_START_ID"] == identifier
-    )
+    (pid,) = (pid for pid, start in session_processes(astronomer.stack).items() if start == identifier)
+    before = session_processes(astronomer.stack)
     os.kill(pid, signal.SIGSTOP)
     try:
         astronomer.stack.restart_hub(with_signal)
@@ -217,18 +215,32 @@ def test_a_hub_restart_stops_no_session_not_even_a_frozen_one(astronomer, with_s
     finally:
         os.kill(pid, signal.SIGCONT)
     assert astronomer.browser.get(f"{address['frozen']}environ").status_code == 200
-    assert len(session_processes() - before) == 2
+    assert session_processes(astronomer.stack) == before
     # A frozen session can be stopped, too.
     os.kill(pid, signal.SIGSTOP)
     astronomer.stop("frozen")
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_hub_that_dies_during_a_start_finds_the_program_again(astronomer):
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(astronomer.start, "slow", {"profile": "dies-late"})
+        until(lambda: session_processes(astronomer.stack), "the program")
+        until(lambda: astronomer.server("slow").get("pending") == "spawn", "the start")
+        started = set(session_processes(astronomer.stack).values())
+        astronomer.stack.restart_hub(signal.SIGKILL)
+        assert asked.result().status_code >= 500
+    astronomer.ready("slow")
+    assert set(session_processes(astronomer.stack).values()) == started
+    astronomer.stop("slow")
+    assert not session_processes(astronomer.stack)
+
+
 def test_stopping_ends_everything_that_a_session_started(visitor):
-    before = session_processes()
+    before = session_processes(visitor.stack)
     visitor.start("parent", {"profile": "open"})
     visitor.ready("parent")
-    (program,) = session_processes() - before
+    (program,) = session_processes(visitor.stack).keys() - before.keys()
     mark = psutil.Process(program).environ()["CANFAR_START_ID"]
     child = subprocess.Popen(["sleep", "600"], env={**os.environ, "CANFAR_START_ID": mark})
     try:
@@ -236,15 +248,15 @@ def test_stopping_ends_everything_that_a_session_started(visitor):
         assert child.wait(timeout=30) == -signal.SIGKILL
     finally:
         child.kill()
-    assert session_processes() == before
+    assert session_processes(visitor.stack) == before
     assert not list((visitor.stack.data / "sessions").iterdir())
 
 
 def test_the_end_of_a_running_program_is_noticed(visitor):
-    before = session_processes()
+    before = session_processes(visitor.stack)
     visitor.start("ending", {"profile": "open"})
     visitor.ready("ending")
-    (program,) = session_processes() - before
+    (program,) = session_processes(visitor.stack).keys() - before.keys()
     os.kill(program, signal.SIGKILL)
     until(lambda: visitor.server("ending")["stopped"], "the hub notices")
 
