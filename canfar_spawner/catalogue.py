@@ -4,12 +4,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from canfar_site.settings import GroupId, KindName, Settings
 from canfar_site.yamlfile import FileError, load
+from canfar_spawner.kinds import KINDS, Kind
 
 log = logging.getLogger("canfar.catalogue")
 
@@ -53,6 +54,10 @@ class Program(Settings):
     needs: str = Field(description="The executable that must be on PATH.")
     install: str = Field(description="The command that installs it, shown where it is missing.")
 
+    def command_for(self, kind: Kind) -> tuple[str, ...]:
+        """What runs for a session of that kind."""
+        return self.command or kind.command
+
 
 class Profile(Settings):
     """One entry of the catalogue."""
@@ -92,6 +97,13 @@ class Profile(Settings):
         if len(set(value)) < len(value):
             raise ValueError("each may be given once only")
         return value
+
+    @model_validator(mode="after")
+    def _a_program_has_a_command(self) -> Self:
+        for name in self.kinds:
+            if self.program and not self.program.command_for(KINDS[name]):
+                raise ValueError(f"the kind “{name}” has no command of its own; give the program one")
+        return self
 
 
 class CatalogueFile(Settings):

@@ -22,11 +22,16 @@ from traitlets import Unicode, default
 
 from canfar_spawner.catalogue import Catalogue, Profile
 from canfar_spawner.planned import PlannedSpawner
-from canfar_spawner.processes import is_marked, kill_marked, last_lines, terminate_marked, write_private
+from canfar_spawner.processes import (
+    RUNTIME_DIR,
+    START_ID,
+    is_marked,
+    kill_marked,
+    last_lines,
+    terminate_marked,
+    write_private,
+)
 from canfar_spawner.spec import Refused, SessionSpec, expand
-
-MARK = "CANFAR_START_ID"
-"""Variable that marks a session's processes. It outlives the hub, and no reused process id has it."""
 
 _PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TMPDIR")
 _PROBE_INTERVAL = 0.02  # seconds; a start takes on average half of it longer than its program
@@ -98,7 +103,7 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         return directory
 
     def _run(self, spec: SessionSpec, directory: Path) -> subprocess.Popen[bytes]:
-        command, environment = render(spec, self._program(spec), self._runtime_variables(directory))
+        command, environment = render(spec, self._runtime_variables(directory))
         own = {name: os.environ[name] for name in _PASSED if name in os.environ}
         # The administrator's variables, as upstream takes them: a callable is given the spawner.
         site = {name: v(self) if callable(v) else v for name, v in self.environment.items()}
@@ -117,10 +122,6 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
                 sentence = f"The program “{command[0]}” could not be started ({error.strerror})."
                 raise Refused("unavailable", 400, sentence) from error
 
-    def _program(self, spec: SessionSpec) -> tuple[str, ...]:
-        profile = self.catalogue().find(spec.profile)
-        return (profile and profile.program and profile.program.command) or spec.command
-
     def _runtime_variables(self, directory: Path) -> dict[str, str]:
         """What only rendering knows. Commands may name all of it but the secret: arguments are public."""
         return {
@@ -128,8 +129,8 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
             "CANFAR_PORT": str(self.port),
             "CANFAR_SECRET": self.secret,
             "CANFAR_SECRET_FILE": str(directory / "secret"),
-            "CANFAR_RUNTIME_DIR": str(directory.parent),
-            MARK: self.start_id,
+            RUNTIME_DIR: str(directory.parent),
+            START_ID: self.start_id,
         }
 
     async def _answers(self, spec: SessionSpec, output: Path) -> None:
@@ -182,12 +183,12 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         if self.proc is not None:
             status: int | None = self.proc.poll()
             return status
-        return None if self.pid and is_marked(self.pid, MARK, self.start_id) else 0
+        return None if self.pid and is_marked(self.pid, START_ID, self.start_id) else 0
 
     async def stop(self, now: bool = False) -> None:
         """Ends the program, with SIGTERM unless `now`, and then whatever the session left running."""
         if self.pid and not now:
-            await asyncio.to_thread(terminate_marked, self.pid, MARK, self.start_id, self.term_timeout)
+            await asyncio.to_thread(terminate_marked, self.pid, START_ID, self.start_id, self.term_timeout)
         await self._kill_rest()
 
     async def run_post_stop_hook(self) -> None:
@@ -198,7 +199,7 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         await maybe_future(super().run_post_stop_hook())
 
     async def _kill_rest(self) -> None:
-        await asyncio.to_thread(kill_marked, MARK, self.start_id, self.kill_timeout)
+        await asyncio.to_thread(kill_marked, START_ID, self.start_id, self.kill_timeout)
         if self.proc is not None:
             self.proc.poll()  # reaps it
 
@@ -212,9 +213,7 @@ def unavailable(entry: Profile) -> str:
     return ""
 
 
-def render(
-    spec: SessionSpec, command: tuple[str, ...], runtime: Mapping[str, str]
-) -> tuple[list[str], dict[str, str]]:
+def render(spec: SessionSpec, runtime: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """The argument list and the environment of a session's program.
 
     References are replaced once. The secret stays out of the argument list, which every account can read.
@@ -222,7 +221,7 @@ def render(
     variables = {**spec.variables, **runtime}
     public = {name: value for name, value in variables.items() if name != "CANFAR_SECRET"}
     environment = {name: expand(value, variables) for name, value in spec.environment.items()}
-    return [expand(argument, public) for argument in command], {**public, **environment}
+    return [expand(argument, public) for argument in spec.program], {**public, **environment}
 
 
 async def _answered(http: aiohttp.ClientSession, url: str) -> bool:

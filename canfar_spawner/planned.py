@@ -241,7 +241,8 @@ class PlannedSpawner(Spawner):
         super().load_state(state)
         if stored := state.get("spec"):
             secret = Secret(**stored["secret"]) if stored["secret"] else None
-            self.spec = SessionSpec(**{**stored, "secret": secret, "command": tuple(stored["command"])})
+            lists = {name: tuple(stored.get(name, ())) for name in ("command", "program")}
+            self.spec = SessionSpec(**{**stored, **lists, "secret": secret})
             self.start_id = state.get("start_id", "")
 
     def clear_state(self) -> None:

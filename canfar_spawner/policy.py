@@ -113,6 +113,7 @@ def plan(
         ready_path=kind.ready_path if profile.ready_path is None else profile.ready_path,
         secret=_secret(profile, kind),
         command=kind.command,
+        program=profile.program.command_for(kind) if profile.program else (),
         variables=_variables(identity.username, session_id, prefix, home, site, cores),
         environment={**kind.environment, **profile.environment},
     )

@@ -8,6 +8,11 @@ import psutil
 
 log = logging.getLogger("canfar.processes")
 
+START_ID = "CANFAR_START_ID"
+"""Variable that marks one session's processes. It outlives the hub, and no reused process id has it."""
+RUNTIME_DIR = "CANFAR_RUNTIME_DIR"
+"""Variable that marks the processes of all sessions of one hub."""
+
 
 def last_lines(path: Path, lines: int = 20, limit: int = 8192) -> str:
     """The last lines of a log, at most `limit` bytes of it, without control characters."""
@@ -33,11 +38,11 @@ def kill_marked(variable: str, value: str, timeout: float) -> None:
 
 def terminate_marked(pid: int, variable: str, value: str, timeout: float) -> None:
     """Ends the process `pid`, frozen or not, with SIGTERM if it has the mark; waits up to `timeout` seconds."""
-    if not is_marked(pid, variable, value):
-        return
     try:
         process = psutil.Process(pid)
     except psutil.NoSuchProcess:
+        return
+    if _variable(process, variable) != value:
         return
     _signal(process, "terminate")
     _signal(process, "resume")  # a frozen program can end, too
@@ -67,7 +72,9 @@ def _variable(process: psutil.Process, name: str) -> str | None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a new file that only this account may read, in place of one that may be there."""
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    """Replaces a file whole, never readable by others, so that a crash leaves the old one or the new."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
+    fresh.replace(path)

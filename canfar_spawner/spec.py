@@ -49,6 +49,8 @@ class SessionSpec:
     ready_path: str
     secret: Secret | None
     command: tuple[str, ...]
+    program: tuple[str, ...]
+    """What a machine itself runs in place of the image; empty where the catalogue gives nothing."""
     variables: Mapping[str, str]
     environment: Mapping[str, str]
 

@@ -45,6 +45,12 @@ def test_files_are_read_in_the_order_of_their_names(tmp_path):
         (GOOD.format(name="x").replace("title: ", "description: again\n    title: "), 6, "twice"),
         (GOOD.format(name="x").replace("[notebook]", "[notebook"), 7, ""),
         (GOOD.format(name="other"), 0, "already"),
+        (
+            GOOD.format(name="x").replace("[notebook]", "[notebook, contributed]")
+            + "    program: {needs: sh, install: none}\n",
+            3,
+            "“contributed” has no command",
+        ),
         ("profiles:\n  - profile: x\n", 2, "Field required"),
         ("- a list\n", 0, ""),
         ("profiles: !!python/object/apply:os.getcwd []\n", 1, ""),
