@@ -38,11 +38,6 @@ def group_identifier(text: str, authority: str) -> str | None:
     return candidate if is_group_identifier(candidate) else None
 
 
-def groups_from_claims(claims: Mapping[str, object], claim: str, authority: str) -> frozenset[str]:
-    """The groups that ``claims`` state under ``claim``; see ``read_groups_claim``."""
-    return read_groups_claim(claims, claim, authority).groups
-
-
 def read_groups_claim(claims: Mapping[str, object], claim: str, authority: str) -> GroupsClaim:
     """Read the groups that ``claims`` state under ``claim``.
 

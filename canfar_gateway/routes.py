@@ -213,10 +213,6 @@ class Routes:
                 self._sessions[place] = heir
         return True
 
-    def is_current(self, route: Route) -> bool:
-        """Whether this very route is still in the table."""
-        return self._routes.get(route.key) is route
-
     def holds_address(self, route: Route) -> bool:
         """Whether requests to the route's own address reach it."""
         return self._sessions.get((route.host, route.kind, route.id)) is route

@@ -6,6 +6,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from canfar_hub.loopback import open_locally
 from canfar_hub.problem import Problem
 from canfar_spawner.processes import write_private
 
@@ -41,8 +42,7 @@ def write_admin_token(hub_url: str, token: str, path: Path) -> None:
 def _post(url: str, token: str, body: dict[str, Any]) -> dict[str, Any]:
     headers = {"Authorization": f"token {token}", "Content-Type": "application/json"}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")  # noqa: S310
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=30) as answer:
+    with open_locally(request, timeout=30) as answer:
         text = answer.read()
     made = json.loads(text)
     return made if isinstance(made, dict) else {}

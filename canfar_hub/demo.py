@@ -2,7 +2,6 @@
 
 import argparse
 import fcntl
-import functools
 import json
 import os
 import secrets
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +19,14 @@ from pathlib import Path
 import yaml
 
 from canfar_hub.admin_token import write_admin_token
+from canfar_hub.loopback import open_locally
 from canfar_hub.problem import Problem
 from canfar_hub.projects import make_arc
 from canfar_site.settings import Site, load_site
 from canfar_site.yamlfile import FileError
 from canfar_spawner.catalogue import CatalogueFolder
 from canfar_spawner.kinds import KINDS
-from canfar_spawner.processes import kill_marked, last_lines, write_private
+from canfar_spawner.processes import RUNTIME_DIR, kill_marked, last_lines, write_private
 
 HERE = Path(__file__).resolve().parent.parent
 DEMO = HERE / "demo"
@@ -106,7 +105,7 @@ def _run(options: argparse.Namespace, place: Place, stop: threading.Event) -> in
         programs.watch()
     finally:
         programs.end()
-        kill_marked("CANFAR_RUNTIME_DIR", str(place.sessions), _END_TIME)
+        kill_marked(RUNTIME_DIR, str(place.sessions), _END_TIME)
     _say("Stopped. Users, homes and records are kept for the next start.")
     return 0
 
@@ -288,18 +287,11 @@ class Programs:
 
 
 def _start_all(programs: Programs, place: Place, site: Site, keys: Mapping[str, str], admin: bool) -> None:
-    provider = "canfar_hub.identity_provider"
     programs.start(
         "identity-provider",
         [
-            *(
-                "-m",
-                provider,
-                "--accounts",
-                str(DEMO / "accounts.yaml"),
-                "--data",
-                str(place.data / "identity"),
-            ),
+            *("-m", "canfar_hub.identity_provider", "--accounts", str(DEMO / "accounts.yaml")),
+            *("--data", str(place.data / "identity")),
             *("--ip", "127.0.0.1", "--port", str(place.port + 1)),
             *("--redirect-uri", f"{place.url}/hub/oauth_callback"),
         ],
@@ -342,15 +334,10 @@ def _some(keys: Mapping[str, str], *names: str) -> dict[str, str]:
 def _answers(url: str) -> bool:
     """Whether `url` of this machine answers with 200."""
     try:
-        with _local_opener().open(url, timeout=5) as answer:
+        with open_locally(url, timeout=5) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-@functools.cache
-def _local_opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 # What the person reads

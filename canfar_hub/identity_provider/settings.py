@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from canfar_hub.identity_provider.accounts import Accounts
+from canfar_spawner.processes import write_private
 
 CLIENT_ID = "canfar-hub"
 CLIENT_SECRET_VARIABLE = "CANFAR_CLIENT_SECRET"  # noqa: S105 the variable's name, not the secret
@@ -110,16 +110,7 @@ def prepare(options: Options, accounts: Accounts, data: Path) -> None:
         folder.chmod(0o700)
     session_key = data / "session.key"
     if not session_key.exists():
-        _write(session_key, secrets.token_urlsafe(48))
+        write_private(session_key, secrets.token_urlsafe(48))
     settings = settings_document(options, data.resolve(), session_key.read_text(encoding="ascii"))
-    _write(config / "settings.yaml", yaml.safe_dump(settings, sort_keys=False))
-    _write(config / "users.yaml", yaml.safe_dump(users_document(accounts), sort_keys=False))
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace ``path`` whole, never readable by others, so that a crash leaves the old or the new."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    fresh.replace(path)
+    write_private(config / "settings.yaml", yaml.safe_dump(settings, sort_keys=False))
+    write_private(config / "users.yaml", yaml.safe_dump(users_document(accounts), sort_keys=False))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from canfar_auth.claims import GroupsClaim, group_identifier, groups_from_claims, read_groups_claim
+from canfar_auth.claims import GroupsClaim, group_identifier, read_groups_claim
 
 USERS = "ivo://example.org/gms?canfar-users"
 SURVEY = "ivo://example.org/gms?survey-x"
@@ -41,7 +41,7 @@ SURVEY = "ivo://example.org/gms?survey-x"
     ],
 )
 def test_shapes(claims: dict[str, Any], claim: str, groups: set[str]) -> None:
-    assert groups_from_claims(claims, claim, "example.org") == groups
+    assert read_groups_claim(claims, claim, "example.org").groups == groups
 
 
 @pytest.mark.parametrize(
