@@ -6,7 +6,6 @@ gateway, and the browser goes to its page as soon as it is served.
 
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -17,11 +16,11 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.support.browser import CHROMIUM, sign_in
 from tests.support.stack import Stack, free_ports, running
 
 RUNS = 7
 LIMIT = 0.5  # seconds above the program alone, at the median
-CHROMIUM = "/usr/bin/chromium" if Path("/usr/bin/chromium").exists() else shutil.which("chromium")
 
 
 def measure() -> dict[str, Any]:
@@ -46,11 +45,7 @@ def measure() -> dict[str, Any]:
 
 def _signed_in(browser: Browser, stack: Stack) -> Page:
     page = browser.new_page()
-    page.goto(stack.url)
-    page.get_by_text("Sign in with").first.click()
-    page.get_by_label("Account name").fill("astronomer")
-    page.get_by_label("Password").fill("astronomer")
-    page.get_by_role("button", name="Sign in", exact=True).click()
+    sign_in(page, stack.url, "astronomer")
     page.locator(".picker-launch").wait_for()
     return page
 

@@ -1,7 +1,6 @@
 """Takes the documentation's pictures from a running hub: `python docs/screenshots.py`, from the top folder."""
 
 import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -11,11 +10,11 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests.support.browser import CHROMIUM  # noqa: E402
 from tests.support.stack import Stack, running  # noqa: E402
 
 expect.set_options(timeout=90_000)
 IMAGES = ROOT / "docs" / "images"
-CHROMIUM = shutil.which("chromium")
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ import pytest_asyncio
 from jupyterhub.handlers import BaseHandler
 
 from tests.support.oidc_hub import Hub, hub_config, start_hub, stop_hub
-from tests.support.oidc_provider import CanailleProvider, EmbeddedProvider, Provider, free_port
+from tests.support.oidc_provider import CanailleProvider, EmbeddedProvider, Provider
 from tests.support.oidc_stub import StubProvider
+from tests.support.ports import free_port
 
 RunHub = Callable[..., Hub]
 

@@ -20,8 +20,9 @@ from canfar_auth.authenticator import CanfarOAuthenticator
 from canfar_auth.identity import Identity
 from tests.auth.conftest import RunHub
 from tests.support.oidc_hub import ADMINS, CONTACT, USERS, Hub
-from tests.support.oidc_provider import DEMO_ACCOUNTS, EmbeddedProvider, Provider, free_port
+from tests.support.oidc_provider import DEMO_ACCOUNTS, EmbeddedProvider, Provider
 from tests.support.oidc_stub import StubProvider
+from tests.support.ports import free_port
 
 # One hub for all tests here: its authenticator is fresh for each.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -1,17 +1,15 @@
 """A new user's walk in a real browser: sign in, pick, work. And what a session's page cannot do."""
 
 import re
-import shutil
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.support.browser import ARGUMENTS, CHROMIUM, sign_in
 from tests.support.stack import Stack, until
 
-CHROMIUM = "/usr/bin/chromium" if Path("/usr/bin/chromium").exists() else shutil.which("chromium")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
@@ -23,8 +21,7 @@ expect.set_options(timeout=SLOW)
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
 
@@ -38,14 +35,6 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def sign_in(page: Page, stack: Stack, name: str) -> None:
-    page.goto(stack.url)
-    page.get_by_text("Sign in with").first.click()
-    page.get_by_label("Account name").fill(name)
-    page.get_by_label("Password").fill(name)
-    page.get_by_role("button", name="Sign in", exact=True).click()
-
-
 def launch(page: Page, kind: str, image: str) -> None:
     page.locator(".picker-launch").wait_for()
     page.locator("#picker-kinds").get_by_role("radio", name=kind, exact=True).check(force=True)
@@ -55,7 +44,7 @@ def launch(page: Page, kind: str, image: str) -> None:
 
 @pytest.fixture
 def astronomer(page: Page, stack: Stack) -> Iterator[Page]:
-    sign_in(page, stack, "astronomer")
+    sign_in(page, stack.url, "astronomer")
     yield page
     stack.sign_in("astronomer").stop_all()
 
@@ -126,13 +115,13 @@ def test_a_sessions_page_cannot_read_the_page_that_makes_tokens(astronomer: Page
 
 
 def test_an_account_outside_the_platform_is_refused_with_a_sentence(page: Page, stack: Stack) -> None:
-    sign_in(page, stack, "outsider")
+    sign_in(page, stack.url, "outsider")
     sentence = "is not a member of ivo://example.org/gms?canfar-users"
     expect(page.get_by_text(sentence).first).to_be_visible()
 
 
 def test_what_a_visitor_may_not_use_is_shown_with_the_reason(page: Page, stack: Stack) -> None:
-    sign_in(page, stack, "visitor")
+    sign_in(page, stack.url, "visitor")
     page.locator(".picker-launch").wait_for()
     page.get_by_role("radio", name="Contributed", exact=True).check(force=True)
     team = page.get_by_role("radio", name="Team", exact=True)
@@ -141,7 +130,7 @@ def test_what_a_visitor_may_not_use_is_shown_with_the_reason(page: Page, stack: 
 
 
 def test_a_program_that_dies_is_told_on_the_page_with_its_last_lines(page: Page, stack: Stack) -> None:
-    sign_in(page, stack, "visitor")
+    sign_in(page, stack.url, "visitor")
     launch(page, "Contributed", "Dies")
     expect(page.get_by_text("ended with status 3").first).to_be_visible()
     expect(page.get_by_text("cannot open <table>").first).to_be_visible()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import random
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,23 +20,10 @@ from yarl import URL
 from canfar_gateway.oauth import PublicUrl
 from canfar_gateway.server import Settings, running
 from tests.support.echo_app import Echo
+from tests.support.ports import free_port
 
 API_TOKEN = "rest-api-token"
 SERVICE_TOKEN = "service-token"
-
-
-def free_port() -> int:
-    """A port that nobody listens at, from a range that the kernel does not hand out by itself."""
-    for _ in range(100):
-        port = random.randint(20_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no free port")
 
 
 async def until(condition: Callable[[], Any], *, seconds: float = 20) -> Any:

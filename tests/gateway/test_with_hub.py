@@ -19,7 +19,8 @@ import psutil
 import pytest
 from aiohttp.abc import AbstractResolver
 
-from tests.gateway.conftest import PAGE, free_port
+from tests.gateway.conftest import PAGE
+from tests.support.ports import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -22,7 +22,8 @@ import pytest
 
 from canfar_hub.identity_provider.accounts import load_accounts
 from canfar_site.yamlfile import FileError
-from tests.support.oidc_provider import DEMO_ACCOUNTS, EmbeddedProvider, free_port, sign_in_form
+from tests.support.oidc_provider import DEMO_ACCOUNTS, EmbeddedProvider, sign_in_form
+from tests.support.ports import free_port
 
 CALLBACK = "http://localhost:8000/hub/oauth_callback"
 VERIFIER = "a-code-verifier-of-forty-three-characters-or-more"

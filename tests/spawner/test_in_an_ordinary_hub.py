@@ -14,7 +14,7 @@ from jupyterhub.utils import url_path_join
 from canfar_site.settings import Site
 from tests.support.identities import USERS, identity
 from tests.support.oidc_hub import NoProxy
-from tests.support.oidc_provider import free_port
+from tests.support.ports import free_port
 from tests.support.stack import write_catalogue
 
 

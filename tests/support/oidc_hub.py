@@ -15,7 +15,8 @@ from jupyterhub.proxy import Proxy
 from traitlets.config import Config
 
 from canfar_auth.authenticator import CanfarOAuthenticator
-from tests.support.oidc_provider import CLIENT_ID, Provider, free_port
+from tests.support.oidc_provider import CLIENT_ID, Provider
+from tests.support.ports import free_port
 
 USERS = "ivo://example.org/gms?canfar-users"
 ADMINS = "ivo://example.org/gms?canfar-admins"

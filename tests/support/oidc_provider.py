@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
-import random
 import re
 import secrets
-import socket
 import subprocess
 import sys
 import time
 import uuid
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,18 +20,6 @@ import yaml
 CLIENT_ID = "canfar-hub"
 DEADLINE_SECONDS = 20
 DEMO_ACCOUNTS = Path(__file__).parents[2] / "demo" / "accounts.yaml"
-
-
-def free_port() -> int:
-    """A port that nobody listens on, away from those the system hands out by itself."""
-    while True:
-        port = random.randint(20000, 32000)
-        with closing(socket.socket()) as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class Provider(Protocol):

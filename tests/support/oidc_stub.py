@@ -11,7 +11,7 @@ import jwt
 from tornado import web
 from tornado.httpserver import HTTPServer
 
-from tests.support.oidc_provider import free_port
+from tests.support.ports import free_port
 
 
 class StubProvider:

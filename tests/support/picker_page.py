@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.support.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -246,15 +247,6 @@ class PickerHub:
     def posted(self) -> list[dict[str, list[str]]]:
         """The forms that reached the hub, in order."""
         return [json.loads(line) for line in (self.folder / "posted.jsonl").read_text().splitlines()]
-
-
-def free_port() -> int:
-    """A free port of the loopback address, from 20000 on."""
-    for port in range(20000 + os.getpid() % 20000, 60000):
-        with contextlib.suppress(OSError), socket.socket() as candidate:
-            candidate.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("no free port")
 
 
 def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
