@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -39,8 +40,6 @@ class SignIn(Settings):
     client_id: str = Field("canfar-hub", description="The client that the provider knows this hub by.")
     service: str = Field("OpenID Connect", description="The provider's name on the sign-in button.")
     username_claim: str = Field("preferred_username", description="The claim that becomes the user's name.")
-    groups_claim: str = Field("groups", description="The claim that lists groups, as a dotted name.")
-    authority: str = Field(description="Authority of groups that the provider gives as plain names.")
     platform_groups: frozenset[GroupId] = Field(
         min_length=1, description="Members of any of these may use the platform."
     )
@@ -49,6 +48,175 @@ class SignIn(Settings):
     )
     scopes: tuple[str, ...] = Field(
         ("openid", "profile", "email"), description="The scopes that are asked for at sign-in."
+    )
+    audiences: frozenset[str] = Field(
+        frozenset(),
+        description="Audiences of access tokens that clients may use here directly; empty, none may. A token"
+        " that was made for somebody else's service is refused.",
+    )
+
+
+class ClaimSource(Settings):
+    """One claim that lists groups."""
+
+    claim: str = Field(
+        min_length=1,
+        description="Dotted name of the claim, as in `realm_access.roles`. The value is an array, or a string"
+        " separated by spaces or commas.",
+    )
+    key: str = Field("", description="In an array of objects, the member that holds the group's name.")
+    absent: Literal["none", "unknown", "ask_userinfo"] = Field(
+        "none",
+        description="What it means that the claim is absent: `none`, the person is in no group; `unknown`, the"
+        " provider did not say; `ask_userinfo`, the provider's user information says, and if that lacks the"
+        " claim too, it is unknown.",
+    )
+
+
+class GroupRule(Settings):
+    """How a provider's name for a group becomes an IVOA identifier."""
+
+    match: str = Field(description="Regular expression for the whole of the provider's name.")
+    group: str = Field(
+        description="The identifier, in which `{name}` stands for the capture `(?P<name>…)` of `match`."
+    )
+    claim: str = Field("", description="Only for groups of this claim; empty, for those of every claim.")
+
+
+class GroupService(Settings):
+    """An IVOA Group Membership Service 1.0, asked with the user's own token."""
+
+    search: Url | None = Field(None, description="Address of its `search`, where it is known.")
+    resource: str | None = Field(
+        None,
+        description="Its identifier, such as `ivo://cadc.nrc.ca/gms`: what plain names in its answers belong"
+        " to, and what is looked up in `registry`. Without one, plain names are of `groups.authority`.",
+    )
+    registry: Url | None = Field(
+        None, description="Address of the registry's list, with one `identifier = capabilities address` a line."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_found(self) -> Self:
+        if not (self.search or (self.resource and self.registry)):
+            raise ValueError("gms needs search, or resource and registry")
+        return self
+
+
+class Groups(Settings):
+    """Which IVOA groups somebody is in: from the provider's claims, and from a group service."""
+
+    authority: str = Field(
+        "",
+        description="Authority of groups that the provider gives as plain names: with `example.org`, `survey-x`"
+        " is `ivo://example.org/gms?survey-x`. Empty, plain names that no rule matches are no groups.",
+    )
+    sources: tuple[ClaimSource, ...] = Field(
+        (ClaimSource(claim="groups"),), description="The claims that list groups; all are read."
+    )
+    rules: tuple[GroupRule, ...] = Field(
+        (), description="Tried in order before the plain name; the first that matches holds."
+    )
+    gms: GroupService | None = Field(None, description="The group service, if there is one.")
+    merge: Literal["union", "gms", "claims"] = Field(
+        "union",
+        description="Whose answer holds: `union`, both; `gms`, the group service's alone; `claims`, the"
+        " provider's alone, and the group service is not asked.",
+    )
+    patience: float = Field(
+        14400,
+        ge=0,
+        description="Seconds for which the last known groups still open new sessions while a source does not"
+        " answer. Running sessions stay.",
+    )
+    refresh: float = Field(
+        300,
+        ge=2,
+        description="Seconds until a removal is effective, at most: somebody's groups are read again that"
+        " often, if they make requests or have running sessions.",
+    )
+
+    # A removal takes effect within `refresh`: an answer of the group service may be `round_seconds` old when it
+    # is used, the hub asks again at `refresh_age`, for users without requests a round later, and the gateway
+    # relies on what the hub said for `decision_seconds`.
+
+    @property
+    def decision_seconds(self) -> float:
+        """How long the gateway relies on what the hub said of a caller."""
+        return min(30, self.refresh / 10)
+
+    @property
+    def round_seconds(self) -> float:
+        """The time between two rounds over the users with running sessions, and the age of kept answers."""
+        return min(30, self.refresh / 10)
+
+    @property
+    def refresh_age(self) -> int:
+        """The age in seconds at which the hub reads somebody's groups again."""
+        return int(self.refresh - self.decision_seconds - 2 * self.round_seconds)
+
+
+class Removal(Settings):
+    """What becomes of running sessions when their owner is removed from a group."""
+
+    platform: Literal["end", "stay"] = Field(
+        "end",
+        description="On removal from the platform's groups: `end` after the grace, or `stay`. Either way the"
+        " owner can no longer reach them.",
+    )
+    group: Literal["end", "stay"] = Field(
+        "stay", description="On removal from another group that a session was given: `end` or `stay`."
+    )
+    grace: float = Field(3600, ge=0, description="Seconds until such a session ends.")
+
+
+class Posix(Settings):
+    """Where numeric user and group ids come from."""
+
+    source: Literal["allocator", "claims", "mapper"] = Field(
+        "allocator",
+        description="`allocator`, this site's own numbers; `claims`, the provider's; `mapper`, an OpenCADC"
+        " posix-mapper service.",
+    )
+    mapper: Url | None = Field(None, description="Base address of the posix-mapper, above `uid` and `gid`.")
+    uid_claim: str = Field("uid", description="For `claims`: dotted name of the claim with the user id.")
+    gid_claim: str = Field("gid", description="For `claims`: the claim with the primary group's id.")
+    gids_claim: str = Field(
+        "gids",
+        description="For `claims`: the claim that is an object of groups' names or identifiers and their ids.",
+    )
+    uids: tuple[int, int] = Field((10000, 899999), description="For `allocator`: first and last user id.")
+    gids: tuple[int, int] = Field((900000, 1999999), description="For `allocator`: first and last group id.")
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if self.source == "mapper" and not self.mapper:
+            raise ValueError("posix.mapper is needed for the source mapper")
+        for low, high in (self.uids, self.gids):
+            if not 1000 <= low <= high < 2**31:
+                raise ValueError("a range of ids goes from 1000 on upwards, below 2147483648")
+        if self.uids[0] <= self.gids[1] and self.gids[0] <= self.uids[1]:
+            raise ValueError("uids and gids overlap, but a user's own group has the user's number")
+        return self
+
+
+class Credentials(Settings):
+    """What sessions get to act for their user elsewhere."""
+
+    cred: Url | None = Field(
+        None, description="Address that gives a proxy certificate, such as `https://…/cred/generate`."
+    )
+    days: float = Field(7, gt=0, description="Days that a certificate is asked for.")
+    common_name: str = Field(
+        r"{username}(_[0-9a-z]+)?",
+        description="Regular expression for the common name in a user's certificate, in which `{username}` and"
+        " `{subject}` stand for the user's; a certificate with another is refused.",
+    )
+    required: bool = Field(
+        False, description="Whether a session starts only with a certificate. If not, it says that it has none."
+    )
+    access_token: bool = Field(
+        True, description="Whether sessions get the user's access token, kept fresh, in a file."
     )
 
 
@@ -109,6 +277,15 @@ class Site(Settings):
         " hub. Off, all pages share one origin, which is safe only where every image is trusted.",
     )
     sign_in: SignIn
+    groups: Groups = Groups()
+    removal: Removal = Removal()
+    posix: Posix = Posix()
+    credentials: Credentials = Credentials()
+    trusted_hosts: frozenset[str] = Field(
+        frozenset(),
+        description="Hosts, beside those that this file names in addresses, that may be sent a user's token:"
+        " `host`, `host:port`, or `*.example.org`, of which private addresses are refused.",
+    )
     storage: Storage = Storage()
     catalogue: Path = Field(
         Path("catalogue"), description="Folder of catalogue files; relative to the site file."
@@ -123,6 +300,18 @@ class Site(Settings):
         if self.public_url.rstrip("/").count("/") != 2:
             raise ValueError("public_url must be an address without a path, such as https://hub.example.org")
         return self
+
+    @property
+    def token_hosts(self) -> frozenset[str]:
+        """Every `host` or `host:port` that may be sent a user's token."""
+        gms = self.groups.gms
+        named = (
+            self.sign_in.issuer,
+            self.posix.mapper,
+            self.credentials.cred,
+            *((gms.search, gms.registry) if gms else ()),
+        )
+        return self.trusted_hosts | {urlsplit(url).netloc for url in named if url}
 
 
 def load_site(path: Path) -> Site:

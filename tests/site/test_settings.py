@@ -12,7 +12,7 @@ contact: help@example.org
 public_url: https://hub.example.org
 sign_in:
   issuer: https://login.example.org/realms/astro
-  authority: example.org
+  client_id: hub
   platform_groups:
     - ivo://example.org/gms?canfar-users
 catalogue: images
