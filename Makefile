@@ -18,11 +18,11 @@ run: .venv/run.ready ## run the hub on this machine (PORT=8000 DATA=data KINDS="
 	@$(BIN)/python -m canfar_hub demo --port "$(PORT)" --data "$(DATA)" --kinds "$(KINDS)" $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(if $(ADMIN_TOKEN),--admin-token)
 
 test: .venv/test.ready ## run the core tests, under 10 minutes
-	@requirements/system --optional chromium fonts-dejavu-core
+	@requirements/system --optional chromium fonts-dejavu-core postgresql
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not slow"
 
 test-all: .venv/test.ready ## run the slow tests too
-	@requirements/system --optional chromium fonts-dejavu-core
+	@requirements/system --optional chromium fonts-dejavu-core postgresql
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest
 
 lint: .venv/lint.ready ## check style, types and shell scripts' syntax

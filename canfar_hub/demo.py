@@ -18,17 +18,20 @@ from pathlib import Path
 
 import yaml
 
+from canfar_auth.allocator import Allocator
+from canfar_auth.outbound import Unavailable
+from canfar_auth.posix import PosixRefused
+from canfar_hub.accounts import HERE, PRIVATE, accounts_for, closed_folder, open_data
 from canfar_hub.admin_token import write_admin_token
 from canfar_hub.loopback import open_locally
 from canfar_hub.problem import Problem
-from canfar_hub.projects import make_arc
+from canfar_hub.projects import make_arc, sample_projects
 from canfar_site.settings import Site, load_site
 from canfar_site.yamlfile import FileError
 from canfar_spawner.catalogue import CatalogueFolder
 from canfar_spawner.kinds import KINDS
 from canfar_spawner.processes import RUNTIME_DIR, kill_marked, last_lines, write_private
 
-HERE = Path(__file__).resolve().parent.parent
 DEMO = HERE / "demo"
 _START_TIME = 60.0  # seconds until a program of ours must answer
 _END_TIME = 10.0  # seconds for a program of ours to end after SIGTERM
@@ -72,6 +75,16 @@ class Place:
         """What running sessions need."""
         return self.data / "sessions"
 
+    @property
+    def database_url(self) -> str:
+        """The hub's database, which also holds numeric ids."""
+        return f"sqlite:///{self.data / 'hub.sqlite'}"
+
+    @property
+    def accounts(self) -> str:
+        """`each` where sessions run under ids of their own, `own` where they run as this account."""
+        return accounts_for(self.data)
+
 
 def run(options: argparse.Namespace) -> int:
     """Runs everything until Ctrl-C, and stops what it started.
@@ -90,10 +103,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, place: Place, stop: threading.Event) -> int:
+    os.umask(PRIVATE)
+    if place.accounts == "each":
+        open_data(place.data)
     _refuse_taken_ports(place.port)
     site = _write_site(place, options.kinds.split(), options.catalogue)
     keys = _keys(place.data)
-    make_arc(site.storage.top)
+    make_arc(site.storage.top, _project_gids(place, site))
     programs = Programs(place.data / "logs", stop)
     try:
         _say(f"Starting {site.name} …")
@@ -203,6 +219,20 @@ def _keys(data: Path) -> dict[str, str]:
     if every != kept:
         write_private(path, json.dumps(every))
     return every
+
+
+def _project_gids(place: Place, site: Site) -> dict[str, int] | None:
+    """The group id of each sample project; None where sessions have no ids of their own."""
+    if place.accounts == "own":
+        return None
+    if site.posix.source != "allocator":
+        return {}  # of which group a project is, its administrator has to say
+    groups = {name: f"ivo://{site.groups.authority}/gms?{name}" for name in sample_projects()}
+    try:
+        gids = Allocator(place.database_url, site.posix.uids, site.posix.gids).groups(groups.values())
+    except (Unavailable, PosixRefused, ValueError) as error:
+        raise Problem(f"The sample projects have no group. {error}") from None
+    return {name: gids[group] for name, group in groups.items()}
 
 
 # The programs
@@ -318,8 +348,9 @@ def _start_all(programs: Programs, place: Place, site: Site, keys: Mapping[str, 
             "CANFAR_SPAWNER": "canfar-local",
             "CANFAR_HUB_URL": place.hub_url,
             "CANFAR_GATEWAY_API_URL": place.gateway_api_url,
-            "CANFAR_DATABASE_URL": f"sqlite:///{place.data / 'hub.sqlite'}",
+            "CANFAR_DATABASE_URL": place.database_url,
             "CANFAR_SESSIONS_DIR": str(place.sessions),
+            "CANFAR_SESSION_ACCOUNTS": place.accounts,
         },
     )
     discovery = f"{place.issuer}/.well-known/openid-configuration"
@@ -353,10 +384,23 @@ def _banner(place: Place, site: Site, admin: bool) -> None:
     _say(f"  Logs                 {place.data / 'logs'}")
     if admin:
         _say(f"  Administrator's token  {place.data / 'admin.token'}")
-    _say("\n  Sessions run as your own account: accounts are not kept apart on this machine’s file system.")
+    _say(f"\n  {_apart(place)}")
     if open_to_all := _without_secret(site):
         _say(f"  Every account of this machine can reach, past the gateway: {', '.join(open_to_all)}.")
     _say("  Ctrl-C stops everything.\n")
+
+
+def _apart(place: Place) -> str:
+    """Whether the machine's file system keeps people apart, and if root could have that, how."""
+    if place.accounts == "each":
+        return "Sessions run under ids of their own: accounts are kept apart on this machine’s file system."
+    if os.geteuid() != 0:
+        return "Sessions run as your own account: accounts are not kept apart on this machine’s file system."
+    return (
+        "Sessions run as root, so each can read and change all of this machine: other accounts cannot enter\n"
+        f"  {closed_folder(place.data)}. To keep accounts apart, put this project, its Python and DATA= where\n"
+        "  every account can, such as below /opt."
+    )
 
 
 def _without_secret(site: Site) -> list[str]:

@@ -1,7 +1,7 @@
 """Sessions as processes of the hub's own machine, for embedded mode.
 
-They run as the account that runs the hub, so the file system does not keep users apart: embedded mode is for
-one person's machine and for trial.
+Under a hub that root runs, each runs under its user's own numeric ids, and the file system keeps users apart.
+Otherwise all run as the account that runs the hub, for one person's machine and for trial.
 """
 
 import asyncio
@@ -18,8 +18,10 @@ import aiohttp
 from jupyterhub.spawner import LocalProcessSpawner, SpawnException
 from jupyterhub.utils import maybe_future
 from traitlets import Any as Any_
-from traitlets import Unicode, default
+from traitlets import Enum, TraitError, Unicode, default, validate
 
+from canfar_auth.identity import PosixIds
+from canfar_spawner.accounts import as_account, check_free, let_pass, make_home
 from canfar_spawner.catalogue import Catalogue, Profile
 from canfar_spawner.planned import PlannedSpawner
 from canfar_spawner.processes import (
@@ -49,6 +51,24 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         "sessions",
         help="""Directory for what running sessions need: one directory for each, with its log and secret.""",
     ).tag(config=True)
+
+    accounts = Enum(
+        ["each", "own"],
+        help="""Under which account sessions run: `each` under its user's own ids, or all as the hub's `own`.
+
+        `each` needs a hub that root runs, and is then the default: a user without ids starts nothing.
+        """,
+    ).tag(config=True)
+
+    @default("accounts")
+    def _accounts_default(self) -> str:
+        return "each" if os.geteuid() == 0 else "own"
+
+    @validate("accounts")
+    def _validate_accounts(self, proposal: Any) -> str:
+        if proposal.value == "each" and os.geteuid() != 0:
+            raise TraitError("LocalCanfarSpawner.accounts is `each`, for which root has to run the hub.")
+        return str(proposal.value)
 
     _stages: tuple[str, ...] = ()
     _news = Any_()
@@ -92,31 +112,57 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         self.db.commit()
 
     def _prepare(self, spec: SessionSpec) -> Path:
-        """Makes the home and the session's runtime directory, which only the hub's account may read."""
+        """Makes the home and the session's runtime directory, closed to other accounts."""
         directory = Path(self.runtime_dir).resolve() / spec.id
+        ids = self._ids(spec)
         try:
-            Path(spec.home).mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_private(directory / "secret", self.secret)
+            if ids is None:
+                Path(spec.home).mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_private(directory / "secret", self.secret)
+            else:
+                check_free(ids, spec.owner)
+                make_home(Path(spec.home), ids)
+                let_pass(directory, ids)
+                write_private(directory / "secret", self.secret, (ids.uid, ids.gid))
         except OSError as error:
             raise Refused("storage", 409, f"Your home could not be made ({error.strerror}).") from error
         return directory
 
+    def _ids(self, spec: SessionSpec) -> PosixIds | None:
+        """The ids to run under; None for the hub's own account, which is root's only if the site says so."""
+        if self.accounts == "own":
+            return None
+        if spec.ids is None:
+            raise Refused(
+                "ids",
+                503,
+                "It is not known under which numeric ids to run your session. Try again in a few minutes, and"
+                f" tell {self.site.contact} if it lasts.",
+            )
+        return spec.ids
+
     def _run(self, spec: SessionSpec, directory: Path) -> subprocess.Popen[bytes]:
         command, environment = render(spec, self._runtime_variables(directory))
+        ids = self._ids(spec)
         own = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        if ids is not None:
+            own.pop("TMPDIR", None)  # the hub's own, which others may not write to
         # The administrator's variables, as upstream takes them: a callable is given the spawner.
         site = {name: v(self) if callable(v) else v for name, v in self.environment.items()}
         with open(directory / "log", "wb") as output:
+            if ids is not None:
+                os.fchown(output.fileno(), ids.uid, ids.gid)  # so that a program can open its /dev/stderr
             try:
                 return subprocess.Popen(
                     command,
                     cwd=spec.home,
-                    env={**own, **site, **environment},
+                    env={**own, **site, "LOGNAME": spec.owner, **environment},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # the hub's signals are not for it
+                    **(as_account(ids) if ids else {}),
                 )
             except OSError as error:
                 sentence = f"The program “{command[0]}” could not be started ({error.strerror})."

@@ -71,10 +71,15 @@ def _variable(process: psutil.Process, name: str) -> str | None:
         return None
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replaces a file whole, never readable by others, so that a crash leaves the old one or the new."""
+def write_private(path: Path, text: str, owner: tuple[int, int] | None = None) -> None:
+    """Replaces a file whole, never readable by others, so that a crash leaves the old one or the new.
+
+    With `owner`, user and group id, it is theirs, and the caller has to be root.
+    """
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
+        if owner:
+            os.fchown(file.fileno(), *owner)
     fresh.replace(path)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from canfar_auth.identity import PosixIds
 from canfar_spawner.kinds import Secret
 
 
@@ -51,6 +52,10 @@ class SessionSpec:
     command: tuple[str, ...]
     program: tuple[str, ...]
     """What a machine itself runs in place of the image; empty where the catalogue gives nothing."""
+    groups: tuple[str, ...]
+    """The groups that it was given something for: those that opened its image, and those of its processes."""
+    ids: PosixIds | None
+    """The numbers under which its processes run, where the site has such."""
     variables: Mapping[str, str]
     environment: Mapping[str, str]
 
