@@ -7,6 +7,8 @@ CANFAR_SPAWNER              `canfar-local` for processes of this machine
 CANFAR_HUB_URL              where the hub itself listens, inside
 CANFAR_DATABASE_URL         the hub's database
 CANFAR_SESSIONS_DIR         directory for what running local sessions need
+CANFAR_SESSION_ACCOUNTS     optional: `each`, local sessions run under their users' own ids, which needs root
+                            and is then the default; `own`, all run as the hub's own account
 CANFAR_CLIENT_SECRET        of the hub at the identity provider
 CANFAR_SITE_KEY             key from which sessions' secrets are derived
 CANFAR_GATEWAY_API_URL      where the gateway takes routes
@@ -21,6 +23,7 @@ import canfar_portal
 from canfar_hub import admin_token
 from canfar_site.settings import load_site_or_exit
 from canfar_spawner import handlers
+from canfar_spawner.upkeep import Upkeep
 
 c = get_config()
 site = load_site_or_exit(environ["CANFAR_SITE"])
@@ -43,19 +46,25 @@ c.CanfarOAuthenticator.client_secret = environ["CANFAR_CLIENT_SECRET"]
 c.CanfarOAuthenticator.oauth_callback_url = f"{site.public_url}/hub/oauth_callback"
 c.CanfarOAuthenticator.login_service = site.sign_in.service
 c.CanfarOAuthenticator.username_claim = site.sign_in.username_claim
-c.CanfarOAuthenticator.groups_claim = site.sign_in.groups_claim
-c.CanfarOAuthenticator.groups_authority = site.sign_in.authority
+c.CanfarOAuthenticator.groups = site.groups.model_dump()
+c.CanfarOAuthenticator.posix = site.posix.model_dump()
+c.CanfarOAuthenticator.token_hosts = set(site.token_hosts)
+c.CanfarOAuthenticator.audiences = set(site.sign_in.audiences)
+c.CanfarOAuthenticator.auth_refresh_age = site.groups.refresh_age
 c.CanfarOAuthenticator.platform_groups = set(site.sign_in.platform_groups)
 c.CanfarOAuthenticator.admin_groups = set(site.sign_in.admin_groups)
 c.CanfarOAuthenticator.scope = list(site.sign_in.scopes)
 c.CanfarOAuthenticator.contact = site.contact
 c.CanfarOAuthenticator.first_handlers = handlers.handlers(canfar_portal.STATIC)
+c.CanfarOAuthenticator.companions = [Upkeep(site).start]
 
 # What you may start, and how it starts. Every session is a named server.
 c.JupyterHub.spawner_class = environ["CANFAR_SPAWNER"]
 c.PlannedSpawner.site_file = environ["CANFAR_SITE"]
 c.PlannedSpawner.site_key = environ["CANFAR_SITE_KEY"]
 c.LocalCanfarSpawner.runtime_dir = environ.get("CANFAR_SESSIONS_DIR", "sessions")
+if "CANFAR_SESSION_ACCOUNTS" in environ:
+    c.LocalCanfarSpawner.accounts = environ["CANFAR_SESSION_ACCOUNTS"]
 c.PlannedSpawner.poll_interval = 5  # seconds until the end of a program is noticed
 c.JupyterHub.allow_named_servers = True
 

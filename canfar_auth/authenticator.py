@@ -6,32 +6,39 @@ A thin ``GenericOAuthenticator``. Each override says which upstream behaviour it
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
+import time
 from collections.abc import Mapping
-from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import jwt
-from oauthenticator.generic import GenericOAuthenticator
-from oauthenticator.oauth2 import (
-    OAuthCallbackHandler,
-    OAuthLoginHandler,
-    OAuthLogoutHandler,
-    _deserialize_state,
-)
 from tornado import web
 from tornado.httpclient import HTTPClientError
+from traitlets import Any as AnyTrait
 from traitlets import List, Set, TraitError, Unicode, default, validate
 
-from canfar_auth import refusal
-from canfar_auth.claims import is_group_identifier, read_groups_claim
+from canfar_auth import binding, refusal
+from canfar_auth.claims import ClaimsReader, is_group_identifier
 from canfar_auth.discovery import DiscoveryError, Provider, discovery_url, is_safe_url, read_document
-from canfar_auth.identity import STATE_KEY, USERNAME_PATTERN, GroupSet, Identity
+from canfar_auth.gms import GmsClient
+from canfar_auth.handlers import (
+    CanfarCallbackHandler,
+    CanfarLoginHandler,
+    CanfarLogoutHandler,
+    nonce_of,
+)
+from canfar_auth.identity import STATE_KEY, USERNAME_PATTERN, Identity, Membership
+from canfar_auth.outbound import Outbound, Unavailable
+from canfar_auth.posix import make_source
+from canfar_auth.refresh import RefreshingOAuthenticator, reading, status_of
 from canfar_auth.refusal import ProviderUnavailable, SignInRefused
+from canfar_auth.resolver import Resolver
+from canfar_auth.tokens import TokenRefused, TokenVerifier, is_jwt
+from canfar_site.settings import Groups, Posix
 
 # A sign-in waits for the provider, and a page waits for a refresh: neither may hang as long as tornado would.
 _CONNECT_SECONDS = 5
@@ -39,81 +46,10 @@ _REQUEST_SECONDS = 10
 # A longer ID token does not go into an address: proxies cut or refuse request lines above 8 KiB.
 _LONGEST_HINT = 4096
 
-# Whether the provider failed to answer during the refresh that runs in this context.
-_outage: ContextVar[bool] = ContextVar("canfar_provider_outage", default=False)
+_LONGEST_SUBJECT = 255  # OpenID Connect Core 1.0 section 2
 
 
-class CanfarLoginHandler(OAuthLoginHandler):
-    """Finds the provider's endpoints first, which upstream has from configuration, and sends a nonce."""
-
-    async def get(self) -> None:
-        """Send the browser to the provider, or say in a sentence why not."""
-        await self.authenticator.discover()
-        super().get()
-
-    def authorize_redirect(self, *args: Any, extra_params: dict[str, str], **kwargs: Any) -> None:
-        """Upstream's redirect with a nonce (OpenID Connect Core 1.0 section 3.1.2.1); some providers insist."""
-        extra_params = {"nonce": _nonce_of(extra_params["state"]), **extra_params}
-        super().authorize_redirect(*args, extra_params=extra_params, **kwargs)
-
-
-class CanfarCallbackHandler(OAuthCallbackHandler):
-    """Says in sentences what upstream says in codes, and repeats nothing that a link's author wrote."""
-
-    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log a refusal without the address, which carries the code."""
-        if isinstance(value, SignInRefused):
-            self.log.warning("Sign-in refused: %s", value.jupyterhub_message)
-        else:
-            super().log_exception(typ, value, tb)
-
-    def check_error(self) -> None:
-        """Refuse an error response (RFC 6749 section 4.1.2.1); ``error_description`` is anybody's text."""
-        error = self.get_argument("error", "")
-        if error == "access_denied":
-            raise refusal.cancelled()
-        if error:
-            self.log.warning("The identity provider ended a sign-in with error %s.", ascii(error)[:80])
-            raise refusal.refused_by_provider(self.authenticator.contact)
-
-    def check_arguments(self) -> None:
-        """Upstream's checks of error, code and state, with one sentence for a state that is not ours."""
-        try:
-            super().check_arguments()
-        except SignInRefused:
-            raise
-        except web.HTTPError:
-            raise refusal.stale() from None
-
-
-class CanfarLogoutHandler(OAuthLogoutHandler):
-    """Signs out of the provider too, where it can; upstream only knows a fixed address for that."""
-
-    _id_token = ""
-
-    async def handle_logout(self) -> None:
-        """Remember the ID token while the user is still known."""
-        await super().handle_logout()
-        state = await self.current_user.get_auth_state() if self.current_user else None
-        self._id_token = str((state or {}).get("id_token") or "")
-
-    async def render_logout_page(self) -> None:
-        """Send the browser to the provider's end of session, or show the hub's own page."""
-        authenticator = self.authenticator
-        if not authenticator.logout_redirect_url:
-            try:
-                await authenticator.discover()
-            except SignInRefused:
-                self.log.warning("A user signed out of the hub only: the identity provider cannot be asked.")
-            else:
-                url = authenticator.end_session_url(self, self._id_token)
-                if url:
-                    self.redirect(url)
-                    return
-        await super().render_logout_page()
-
-
-class CanfarOAuthenticator(GenericOAuthenticator):
+class CanfarOAuthenticator(RefreshingOAuthenticator):
     """Signs people in at one OpenID provider and mirrors their IVOA groups as the hub's groups."""
 
     login_handler = CanfarLoginHandler
@@ -130,22 +66,42 @@ class CanfarOAuthenticator(GenericOAuthenticator):
         `token_url`, `userdata_url`) is used instead of the discovered one.
         """,
     )
-    groups_claim = Unicode(
-        "groups",
+    groups = AnyTrait(
+        Groups(),
         config=True,
         help="""
-        The claim that lists a person's groups; dots reach into nested claims, as in `realm_access.groups`.
-
-        An array, or a string separated by spaces or commas. Entries are group identifiers
-        (`ivo://example.org/gms?survey-x`) or plain names (`survey-x`); others are left out and logged.
-        An absent claim means that the person is in no group.
+        Which claims and which group service list a person's groups, how their names become IVOA identifiers,
+        and what holds while they do not answer: a mapping with the keys of the site file's `groups`.
         """,
     )
-    groups_authority = Unicode(
+    posix = AnyTrait(
+        None,
+        allow_none=True,
         config=True,
         help="""
-        The authority of groups that the claim gives by plain name: with `example.org`, `survey-x` is the
-        group `ivo://example.org/gms?survey-x`. When empty, plain names are no groups.
+        Where numeric user and group ids come from: a mapping with the keys of the site file's `posix`. None,
+        people have no such ids.
+        """,
+    )
+    token_hosts = Set(
+        Unicode(),
+        config=True,
+        help="""
+        Hosts that may be sent a user's token, beside the provider: `host`, `host:port` or `*.example.org`.
+        """,
+    )
+    audiences = Set(
+        Unicode(),
+        config=True,
+        help="""
+        Audiences of the provider's access tokens that clients may use here directly; empty, none may.
+        """,
+    )
+    companions = List(
+        config=True,
+        help="""
+        Callables that are given the hub (`JupyterHub`) before it serves: how a distribution starts work of its
+        own beside the hub's, such as reading memberships again of users who make no requests.
         """,
     )
     platform_groups = Set(
@@ -180,6 +136,7 @@ class CanfarOAuthenticator(GenericOAuthenticator):
     )
 
     _provider: Provider | None = None
+    _bearers: TokenVerifier | None = None
 
     # Upstream leaves the first two off. The hub's groups are the point of this class, and without auth_state
     # there is neither an identity to keep nor a membership to read again.
@@ -190,6 +147,16 @@ class CanfarOAuthenticator(GenericOAuthenticator):
 
     @default("enable_auth_state")
     def _enable_auth_state_default(self) -> bool:
+        return True
+
+    # A removal is to be effective for API tokens too, and before each start; upstream lets both pass.
+
+    @default("auth_refresh_strict")
+    def _auth_refresh_strict_default(self) -> bool:
+        return True
+
+    @default("refresh_pre_spawn")
+    def _refresh_pre_spawn_default(self) -> bool:
         return True
 
     @default("scope")
@@ -220,16 +187,30 @@ class CanfarOAuthenticator(GenericOAuthenticator):
                 )
         return set(proposal.value)
 
+    @validate("groups", "posix")
+    def _validate_settings(self, proposal: Any) -> Groups | Posix | None:
+        if proposal.value is None:
+            return None
+        model = Groups if proposal.trait.name == "groups" else Posix
+        try:
+            settings = model.model_validate(proposal.value)
+            if isinstance(settings, Groups):
+                ClaimsReader(settings)
+            return settings
+        except ValueError as error:
+            raise TraitError(f"{proposal.trait.name}: {error}") from None
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not self.issuer:
             name = type(self).__name__
             raise TraitError(f"{name}.issuer is not set; give the address of the OpenID provider.")
         self._discovering = asyncio.Lock()
-        self._refreshing: dict[str, asyncio.Task[Any]] = {}
 
     def get_handlers(self, app: Any) -> list[Any]:
         """Upstream's handlers behind ``first_handlers``: the hub takes the first pattern that fits."""
+        for companion in self.companions:
+            companion(app)
         return [tuple(handler) for handler in self.first_handlers] + list(super().get_handlers(app))
 
     # The provider
@@ -306,7 +287,6 @@ class CanfarOAuthenticator(GenericOAuthenticator):
             reason = str(error)
         except (OSError, json.JSONDecodeError) as error:
             reason = type(error).__name__
-        _outage.set(True)
         self.log.warning("No answer from the identity provider while %s: %s.", label, reason)
         raise ProviderUnavailable(self.contact)
 
@@ -324,10 +304,25 @@ class CanfarOAuthenticator(GenericOAuthenticator):
             raise
         except (web.HTTPError, HTTPClientError) as error:
             # Upstream's own text may hold the token response, so it stays out of the page and the log.
-            self.log.warning("The identity provider refused a sign-in: %s.", _status_of(error))
+            self.log.warning("The identity provider refused a sign-in: %s.", status_of(error))
             raise refusal.refused_by_provider(self.contact) from None
-        await self.check_binding(handler, auth_model)
         return auth_model
+
+    async def get_authenticated_user(self, handler: Any, data: Any) -> Any:
+        """Upstream's steps; then the name belongs to this account, since now it is known to be let in."""
+        auth_model = await super().get_authenticated_user(handler, data)
+        identity = auth_model and Identity.from_state(auth_model["auth_state"].get(STATE_KEY))
+        if identity:
+            try:
+                binding.bind(self.db, identity.issuer, identity.subject, identity.username)
+            except binding.Taken:
+                raise refusal.taken_username(identity.username, self.contact) from None
+        return auth_model
+
+    def delete_user(self, user: Any) -> None:
+        """Upstream's step; the name is free for another account."""
+        super().delete_user(user)
+        binding.release(self.db, user.name)
 
     async def get_token_info(self, handler: Any, params: dict[str, Any]) -> dict[str, Any]:
         """Upstream's tokens, of which the ID token has to answer this browser's request.
@@ -335,9 +330,12 @@ class CanfarOAuthenticator(GenericOAuthenticator):
         Its nonce is checked (OpenID Connect Core 1.0 section 3.1.3.7, point 11).
         """
         token_info: dict[str, Any] = await super().get_token_info(handler, params)
+        seconds = token_info.get("expires_in")
+        if isinstance(seconds, (int, float)) and not isinstance(seconds, bool):
+            token_info["expires_at"] = time.time() + seconds
         if params.get("grant_type") == "authorization_code":
             nonce = _claim_of(token_info.get("id_token"), "nonce")
-            if nonce not in (_NO_ID_TOKEN, _nonce_of(handler.get_state_cookie())):
+            if nonce not in (_NO_ID_TOKEN, nonce_of(handler.get_state_cookie())):
                 raise web.HTTPError(403, "The ID token answers another sign-in.")
         return token_info
 
@@ -351,9 +349,8 @@ class CanfarOAuthenticator(GenericOAuthenticator):
         token_info.setdefault("token_type", "Bearer")
         claims = await super().token_to_user(token_info)
         subject = claims.get("sub")
-        if not isinstance(subject, str) or not subject:
-            _outage.set(True)
-            self.log.error("The identity provider's answer about a user holds no subject.")
+        if not isinstance(subject, str) or not 0 < len(subject) <= _LONGEST_SUBJECT:
+            self.log.error("The identity provider's answer about a user holds no usable subject.")
             raise ProviderUnavailable(self.contact)
         if _claim_of(token_info.get("id_token"), "sub") not in (_NO_ID_TOKEN, subject):
             raise web.HTTPError(403, "The ID token is about another subject than the user information.")
@@ -377,33 +374,68 @@ class CanfarOAuthenticator(GenericOAuthenticator):
             return False
         return not self.username_pattern or re.fullmatch(self.username_pattern, username) is not None
 
-    def identity_of(self, user_info: Mapping[str, Any]) -> Identity:
-        """The identity that a set of claims states, as of now."""
-        username = self.normalize_username(self.user_info_to_username(user_info))
-        claim = read_groups_claim(user_info, self.groups_claim, self.groups_authority)
-        if claim.dropped:
-            self.log.warning(
-                "The claim %s of %s holds what is no group: %s.",
-                self.groups_claim,
-                username,
-                ", ".join(claim.dropped[:5]),
-            )
-        full_name = user_info.get("name")
-        return Identity(
-            issuer=self.issuer,
-            subject=user_info["sub"],
-            username=username,
-            full_name=full_name if isinstance(full_name, str) and full_name.isprintable() else username,
-            groups=GroupSet(claim.groups, f"claim:{self.groups_claim}", datetime.now(UTC)),
+    @cached_property
+    def db(self) -> Any:
+        """The hub's database session."""
+        session = self.parent.db
+        binding.prepare(session)
+        return session
+
+    @cached_property
+    def resolver(self) -> Resolver:
+        """Asks this site's sources who somebody is."""
+        outbound = Outbound(self.token_hosts | {urlsplit(self.issuer).netloc})
+        return Resolver(
+            self.issuer,
+            self.groups,
+            self._group_service(outbound),
+            make_source(self.posix, outbound, self.parent.db_url) if self.posix else None,
         )
 
-    def build_auth_state_dict(self, token_info: dict[str, Any], user_info: dict[str, Any]) -> dict[str, Any]:
-        """Upstream's keys, and the identity under ``canfar``."""
-        state = dict(super().build_auth_state_dict(token_info, user_info))
-        state[STATE_KEY] = self.identity_of(user_info).to_state()
-        return state
+    def _group_service(self, outbound: Outbound) -> GmsClient | None:
+        service = self.groups.gms
+        if service is None or self.groups.merge == "claims":
+            return None
+        resource = service.resource or f"ivo://{self.groups.authority}/gms"
+        longest = timedelta(seconds=self.groups.round_seconds)
+        return GmsClient(service, outbound, resource=resource, longest=longest)
+
+    async def update_auth_model(self, auth_model: dict[str, Any]) -> dict[str, Any]:
+        """Put the identity under ``canfar`` into upstream's state, and the name it has here in the model.
+
+        Raises ``SignInRefused`` for a name that another (issuer, subject) signed in with before: names can be
+        handed on at a provider, and an account's files must not go with them.
+        """
+        state = auth_model["auth_state"]
+        claims = state[self.user_auth_state_key]
+        name = self.name_of(claims, auth_model["name"])
+        if reading.get() not in ("", name):
+            raise web.HTTPError(403, "The tokens are another account's by now.")
+        known = await self.known_identity(name)
+        identity = await self.resolver.resolve(claims, state["access_token"], name, known)
+        return self._model(identity, {**state, STATE_KEY: identity.to_state()})
+
+    def name_of(self, claims: Mapping[str, Any], claimed: str) -> str:
+        """The hub's name for an account: that of its first sign-in, whatever it is called now."""
+        try:
+            return binding.name_for(self.db, self.issuer, claims["sub"], claimed)
+        except binding.Taken:
+            raise refusal.taken_username(claimed, self.contact) from None
+
+    async def known_identity(self, username: str) -> Identity | None:
+        """The identity from the user's last sign-in or refresh; ``None`` when none is kept."""
+        user = self.parent.users.get(username)
+        return Identity.from_state((await user.get_auth_state() or {}).get(STATE_KEY)) if user else None
+
+    def _model(self, identity: Identity, state: dict[str, Any]) -> dict[str, Any]:
+        admin = True if identity.username in self.admin_users else None
+        return {"name": identity.username, "admin": admin, "auth_state": state}
 
     # What they may
+
+    def trusted(self, identity: Identity) -> Any:
+        """The identity's groups without those that have been in doubt for too long."""
+        return identity.groups.trusted(datetime.now(UTC), timedelta(seconds=self.groups.patience))
 
     async def get_user_groups(self, auth_state: dict[str, Any]) -> set[str]:
         """The identity's groups; ``auth_state_groups_key`` is not used.
@@ -411,65 +443,70 @@ class CanfarOAuthenticator(GenericOAuthenticator):
         Upstream logs an error for an absent claim, and lets through any string as a group.
         """
         identity = Identity.from_state(auth_state.get(STATE_KEY))
-        return set(identity.groups.groups) if identity else set()
+        return set(self.trusted(identity).groups) if identity else set()
 
     async def check_allowed(self, username: str, auth_model: dict[str, Any] | None) -> bool:
-        """Upstream's ways in, and ``platform_groups``; raises ``SignInRefused`` with the groups to join."""
+        """Upstream's ways in, and ``platform_groups``.
+
+        Raises ``SignInRefused``: 403 with the groups to join, or 503 when it cannot be known whether they are
+        in one of them.
+        """
         if await super().check_allowed(username, auth_model):
             return True
-        if self.platform_groups & set((auth_model or {}).get("groups") or ()):
+        identity = Identity.from_state(((auth_model or {}).get("auth_state") or {}).get(STATE_KEY))
+        wanted = self.platform_groups | self.admin_groups
+        member = self.trusted(identity).membership(wanted) if identity else Membership.NO
+        if member is Membership.YES:
             return True
+        if member is Membership.UNKNOWN and identity:
+            raise refusal.undecided(identity.groups.reason, self.contact)
         raise refusal.not_a_member(username, self.platform_groups or self.admin_groups, self.contact)
 
-    async def check_binding(self, handler: Any, auth_model: dict[str, Any]) -> None:
-        """Refuse a name that another (issuer, subject) signed in with before.
+    # Tokens that clients show
 
-        Names can be handed on at a provider, and an account's files must not go with them.
+    async def verify_bearer(self, token: str) -> Identity:
+        """Who holds an access token of the provider, shown to this site directly (RFC 6750).
+
+        It has to be a JWT for one of ``audiences``: of an opaque token nobody here could tell for whose
+        service it was made. Raises ``SignInRefused``: 401 for a token that is not accepted, and as at sign-in.
         """
-        user = handler.find_user(auth_model["name"])
-        known = await self.known_identity(user) if user else None
-        fresh = Identity.from_state(auth_model["auth_state"].get(STATE_KEY))
-        if known and fresh and not known.is_same_person(fresh):
-            raise refusal.taken_username(auth_model["name"], self.contact)
-
-    async def known_identity(self, user: Any) -> Identity | None:
-        """The identity from the user's last sign-in or refresh; ``None`` when none is kept."""
-        return Identity.from_state((await user.get_auth_state() or {}).get(STATE_KEY))
-
-    # Reading the membership again
-
-    async def refresh_user(self, user: Any, handler: Any = None, **kwargs: Any) -> Any:
-        """Upstream's refresh, shared by the requests of one user that arrive together.
-
-        A refresh token that is used up by one request must not sign out the others.
-        """
-        task = self._refreshing.get(user.name)
-        if task is None:
-            task = asyncio.ensure_future(self._refresh_user(user, handler, **kwargs))
-            self._refreshing[user.name] = task
-            task.add_done_callback(lambda _: self._refreshing.pop(user.name, None))
-        refreshed = await asyncio.shield(task)
-        return dict(refreshed) if isinstance(refreshed, dict) else refreshed
-
-    async def _refresh_user(self, user: Any, handler: Any, **kwargs: Any) -> Any:
-        """Upstream's answer, except that "no answer" keeps the user as they are.
-
-        Upstream raises, which fails the user's request, or asks for a new sign-in, which is as impossible.
-        """
-        _outage.set(False)
-        known = await self.known_identity(user)
+        provider = await self.discover()
+        if not self.audiences or not is_jwt(token):
+            raise refusal.bad_token("It is no token for this site.")
         try:
-            await self.discover()
-            refreshed = await super().refresh_user(user, handler, **kwargs)
-        except ProviderUnavailable:
-            return True
-        except (web.HTTPError, HTTPClientError) as error:
-            self.log.warning("%s has to sign in again: %s.", user.name, _status_of(error))
-            return _outage.get()
-        if isinstance(refreshed, dict):
-            fresh = Identity.from_state((refreshed.get("auth_state") or {}).get(STATE_KEY))
-            return refreshed if not (known and fresh) or known.is_same_person(fresh) else False
-        return refreshed or _outage.get()
+            claims = dict(await self._verifier(provider).claims(token))
+        except TokenRefused as error:
+            raise refusal.bad_token(str(error)) from None
+        except Unavailable as error:
+            self.log.warning("The provider's keys cannot be had: %s", error)
+            raise ProviderUnavailable(self.contact) from None
+        if not isinstance(claims.get("sub"), str) or not 0 < len(claims["sub"]) <= _LONGEST_SUBJECT:
+            raise refusal.bad_token("It has no subject.")
+        if self.username_claim not in claims or self.resolver.asks_userinfo(claims):
+            claims |= await self._user_info(token, claims["sub"])
+        name = self.name_of(claims, self.normalize_username(self.user_info_to_username(claims)))
+        identity = await self.resolver.resolve(claims, token, name, await self.known_identity(name))
+        model = self._model(identity, {STATE_KEY: identity.to_state()})
+        await self.check_allowed(name, await self._apply_managed_groups(model))
+        return identity
+
+    async def _user_info(self, token: str, subject: str) -> dict[str, Any]:
+        """The user information for a token, which has to be about its subject."""
+        try:
+            claims = await self.token_to_user({"access_token": token, "token_type": "Bearer"})
+        except (HTTPClientError, web.HTTPError) as error:
+            if isinstance(error, SignInRefused):
+                raise
+            raise refusal.bad_token("The provider does not take it.") from None
+        if claims["sub"] != subject:
+            raise refusal.bad_token("It is another subject's.")
+        return claims
+
+    def _verifier(self, provider: Provider) -> TokenVerifier:
+        if self._bearers is None:
+            keys = Outbound({urlsplit(provider.jwks_uri).netloc})  # the provider's word, never a token's
+            self._bearers = TokenVerifier(self.issuer, self.audiences, provider.jwks_uri, keys)
+        return self._bearers
 
 
 _NO_ID_TOKEN = object()
@@ -486,13 +523,3 @@ def _claim_of(id_token: object, claim: str) -> object:
         return jwt.decode(str(id_token), options={"verify_signature": False}).get(claim)
     except jwt.InvalidTokenError:
         return None
-
-
-def _nonce_of(state: str) -> str:
-    """The nonce of the sign-in that ``state`` belongs to; the cookie and the address hold the same state."""
-    state_id = str(_deserialize_state(state).get("state_id"))
-    return hashlib.sha256(f"nonce {state_id}".encode()).hexdigest()
-
-
-def _status_of(error: web.HTTPError | HTTPClientError) -> str:
-    return f"HTTP {error.code if isinstance(error, HTTPClientError) else error.status_code}"

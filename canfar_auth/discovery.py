@@ -14,13 +14,14 @@ class DiscoveryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """The endpoints of one provider; ``end_session_endpoint`` is empty where it has none."""
+    """The endpoints of one provider; ``end_session_endpoint`` and ``jwks_uri`` are empty where it has none."""
 
     issuer: str
     authorization_endpoint: str
     token_endpoint: str
     userinfo_endpoint: str
     end_session_endpoint: str
+    jwks_uri: str
     token_auth_methods: frozenset[str]
 
 
@@ -59,6 +60,7 @@ def read_document(document: object, issuer: str) -> Provider:
         token_endpoint=_endpoint(document, "token_endpoint"),
         userinfo_endpoint=_endpoint(document, "userinfo_endpoint"),
         end_session_endpoint=_endpoint(document, "end_session_endpoint", required=False),
+        jwks_uri=_endpoint(document, "jwks_uri", required=False),
         # "If omitted, the default is client_secret_basic" (section 3).
         token_auth_methods=frozenset(
             (method for method in methods if isinstance(method, str))

@@ -8,6 +8,8 @@ from http.client import responses
 from tornado import web
 
 _LONGEST_SHOWN = 64
+UNDECIDED = 503
+"""The status of a refusal that says nothing about the person."""
 
 
 class SignInRefused(web.HTTPError):
@@ -24,7 +26,7 @@ class ProviderUnavailable(SignInRefused):
 
     def __init__(self, contact: str) -> None:
         super().__init__(
-            503,
+            UNDECIDED,
             f"The identity provider does not answer, so nobody can sign in at the moment; "
             f"try again in a few minutes, and tell {whom(contact)} if it lasts.",
         )
@@ -51,6 +53,25 @@ def not_a_member(username: str, groups: Iterable[str], contact: str) -> SignInRe
         f"Your account “{shown(username)}” is not a member of {wanted}; "
         f"ask {whom(contact)} to be added, then sign in again.",
     )
+
+
+def undecided(reason: str, contact: str) -> SignInRefused:
+    """It cannot be known now whether the account is in a group that opens the platform."""
+    return SignInRefused(
+        UNDECIDED,
+        f"It is not known at the moment whether you may use this site. {reason} "
+        f"Try again in a few minutes, and tell {whom(contact)} if it lasts.",
+    )
+
+
+def expired() -> SignInRefused:
+    """The provider no longer takes the account's tokens."""
+    return SignInRefused(401, "Your sign-in has expired; sign in again.")
+
+
+def bad_token(reason: str) -> SignInRefused:
+    """An access token that is not accepted; ``reason`` is a sentence."""
+    return SignInRefused(401, f"The access token is not accepted. {reason} Get a new one and try again.")
 
 
 def bad_username(username: object, contact: str) -> SignInRefused:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from canfar_auth.claims import ClaimsReader
 from canfar_hub.problem import Problem
 from canfar_site.settings import load_site
 from canfar_site.yamlfile import FileError
@@ -14,6 +15,10 @@ def run(options: argparse.Namespace) -> int:
         site = load_site(options.site)
     except FileError as error:
         raise Problem(f"The site file is not usable. {error}") from None
+    try:
+        ClaimsReader(site.groups)
+    except ValueError as error:
+        raise Problem(f"The site file is not usable. {options.site}: groups: {error}") from None
     catalogue = CatalogueFolder(site.catalogue).read()
     print(f"{site.name}: {len(catalogue.profiles)} profiles in {site.catalogue}")
     for profile in catalogue.profiles:

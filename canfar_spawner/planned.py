@@ -14,7 +14,8 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ import jupyterhub
 from jupyterhub.spawner import Spawner, SpawnException
 from traitlets import TraitError, Unicode, default
 
-from canfar_auth.identity import Identity
+from canfar_auth.identity import STATE_KEY, Identity, PosixGroup, PosixIds
 from canfar_site.settings import Site, load_site
 from canfar_spawner import policy
 from canfar_spawner.catalogue import Catalogue, CatalogueFolder
@@ -72,6 +73,10 @@ class PlannedSpawner(Spawner):
     """The decided session; None before its plan."""
     start_id = ""
     """Random and different for each start, so that a session's secret is."""
+    ends_at: datetime | None = None
+    """When the session ends, since its owner lost a group; None while it may stay."""
+    notice = ""
+    """What the owner is told about that."""
 
     @default("apply_user_options")
     def _no_apply_user_options(self) -> Any:
@@ -102,11 +107,12 @@ class PlannedSpawner(Spawner):
             409: the owner never signed in, so that nobody can say what they may.
         """
         state = await self.user.get_auth_state()
-        identity = Identity.from_state((state or {}).get("canfar"))
+        identity = Identity.from_state((state or {}).get(STATE_KEY))
         if identity is None:
             sentence = f"It is not known what {self.user.name} may use; they need to sign in once."
             raise Refused("identity", 409, sentence)
-        return identity
+        patience = timedelta(seconds=self.site.groups.patience)
+        return replace(identity, groups=identity.groups.trusted(datetime.now(UTC), patience))
 
     def usage(self) -> policy.Usage:
         """The owner's other sessions. A start counts from its plan on, so that two at once cannot both pass."""
@@ -167,6 +173,24 @@ class PlannedSpawner(Spawner):
         status: int | None = await super().poll()
         return status
 
+    async def review(self, now: datetime) -> None:
+        """Judges the running session by its owner's groups as last read: it may get an end, or lose it."""
+        state = await self.user.get_auth_state()
+        identity = Identity.from_state((state or {}).get(STATE_KEY))
+        if self.spec is None or identity is None:
+            return
+        reason = policy.removal(self.spec.groups, identity.groups, self.site)
+        if bool(reason) == bool(self.ends_at):
+            return
+        self.ends_at = now + timedelta(seconds=self.site.removal.grace) if reason else None
+        self.notice = f"{reason} This session ends at {self.ends_at:%Y-%m-%d %H:%M} UTC." if reason else ""
+        self.orm_spawner.state = self.get_state()
+        self.db.commit()
+
+    def is_over(self, now: datetime) -> bool:
+        """Whether the time that a session was left has passed."""
+        return self.ends_at is not None and now >= self.ends_at
+
     @property
     def secret(self) -> str:
         """The session's own secret, derived from the site's key, the session and its start."""
@@ -204,6 +228,7 @@ class PlannedSpawner(Spawner):
             "sessions": {"active": offer.active, "limit": offer.limit},
             "kinds": shown["kinds"],
             "profiles": shown["profiles"],
+            "notices": shown["notices"],
             "request": {key: filled.get(key) for key in FIELDS},
         }
 
@@ -234,6 +259,8 @@ class PlannedSpawner(Spawner):
         state: dict[str, Any] = super().get_state()
         if self.spec is not None:
             state |= {"spec": asdict(self.spec), "start_id": self.start_id}
+        if self.ends_at is not None:
+            state |= {"ends_at": self.ends_at.isoformat(), "notice": self.notice}
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -241,15 +268,19 @@ class PlannedSpawner(Spawner):
         super().load_state(state)
         if stored := state.get("spec"):
             secret = Secret(**stored["secret"]) if stored["secret"] else None
-            lists = {name: tuple(stored.get(name, ())) for name in ("command", "program")}
-            self.spec = SessionSpec(**{**stored, **lists, "secret": secret})
+            lists = {name: tuple(stored.get(name, ())) for name in ("command", "program", "groups")}
+            ids = _stored_ids(stored.get("ids"))
+            self.spec = SessionSpec(**{**stored, **lists, "secret": secret, "ids": ids})
             self.start_id = state.get("start_id", "")
+        if ends_at := state.get("ends_at"):
+            self.ends_at, self.notice = datetime.fromisoformat(ends_at), state.get("notice", "")
 
     def clear_state(self) -> None:
         """Forgets the session."""
         super().clear_state()
         self.spec = None
         self.start_id = ""
+        self.ends_at, self.notice = None, ""
 
     @property
     def server(self) -> Any:
@@ -262,6 +293,12 @@ class PlannedSpawner(Spawner):
     @server.setter
     def server(self, server: Any) -> None:
         Spawner.server.fset(self, server)
+
+
+def _stored_ids(stored: Mapping[str, Any] | None) -> PosixIds | None:
+    if stored is None:
+        return None
+    return PosixIds(stored["uid"], stored["gid"], tuple(PosixGroup(**group) for group in stored["groups"]))
 
 
 async def _is_up(**_: Any) -> SimpleNamespace:

@@ -6,9 +6,11 @@ The picker's offer comes from the same rules, so that it offers exactly what `pl
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
-from canfar_auth.identity import Identity
+from canfar_auth.identity import GroupSet, Identity, Membership, PosixIds
+from canfar_auth.posix import dropped_by_nfs
 from canfar_site.settings import Ceiling, Site
 from canfar_spawner.catalogue import Catalogue, Profile, Resources
 from canfar_spawner.kinds import KINDS, Kind, Secret
@@ -67,6 +69,8 @@ class Offer:
     profiles: tuple[OfferedProfile, ...]
     active: int
     limit: int
+    notices: tuple[str, ...] = ()
+    """What the user should know before they start something."""
 
 
 def plan(
@@ -83,13 +87,15 @@ def plan(
     ------
     Refused
         With the first rule that is against it: 400 where the request could never be granted, 403 where this
-        user, or the user just now, may not.
+        user, or the user just now, may not, 503 where that cannot be known now.
     """
     profile = catalogue.find(request.profile)
-    _refuse(platform_refusal(identity, site), "platform", 403)
+    platform = platform_refusal(identity, site)
+    _refuse(platform, "platform", _status(_platform_membership(identity.groups, site)))
     if profile is None:
         raise Refused("profile", 400, "That profile is not in the catalogue; choose one that is on offer.")
-    _refuse(_group_refusal(profile, identity), "group", 403)
+    group = _group_refusal(profile, identity)
+    _refuse(group, "group", _status(identity.groups.membership(profile.groups)))
     _refuse(catalogue.unavailable.get(profile.profile, ""), "unavailable", 400)
     kind = KINDS[_chosen(request.kind, _kinds(profile, site), "kind", profile)]
     image = _chosen(request.image, profile.images, "image", profile)
@@ -114,6 +120,8 @@ def plan(
         secret=_secret(profile, kind),
         command=kind.command,
         program=profile.program.command_for(kind) if profile.program else (),
+        groups=_held(profile, identity),
+        ids=_ids(identity),
         variables=_variables(identity.username, session_id, prefix, home, site, cores),
         environment={**kind.environment, **profile.environment},
     )
@@ -130,7 +138,26 @@ def offer(identity: Identity, site: Site, catalogue: Catalogue, usage: Usage) ->
         profiles=profiles,
         active=usage.active,
         limit=site.limits.sessions,
+        notices=notices(identity, site),
     )
+
+
+def notices(identity: Identity, site: Site) -> tuple[str, ...]:
+    """What a user should know about their groups: that they cannot be read, that a file server sees not all."""
+    told = []
+    groups = identity.groups
+    if groups.doubted:
+        until = groups.as_of + timedelta(seconds=site.groups.patience)
+        told.append(
+            f"Your groups could not be read again. {groups.reason} Those known at {groups.as_of:%H:%M} UTC"
+            f" count until {until:%Y-%m-%d %H:%M} UTC."
+        )
+    elif not groups.complete:
+        told.append(f"Not all of your groups are known. {groups.reason}".rstrip())
+    if identity.posix and (beyond := dropped_by_nfs(identity.posix)):
+        names = ", ".join(group.name for group in beyond)
+        told.append(f"Where projects are on NFS, files are closed to you that only these groups open: {names}.")
+    return tuple(told)
 
 
 def nothing(refusal: str, site: Site) -> Offer:
@@ -140,10 +167,26 @@ def nothing(refusal: str, site: Site) -> Offer:
 
 def platform_refusal(identity: Identity, site: Site) -> str:
     """Why this user may not use the platform at all; empty if they may."""
-    wanted = site.sign_in.platform_groups
-    if identity.groups.groups & (wanted | site.sign_in.admin_groups):
+    member = _platform_membership(identity.groups, site)
+    if member is Membership.YES:
         return ""
-    return f"You are not a member of {_either(wanted)}; ask {site.contact} to be added, then sign in again."
+    if member is Membership.UNKNOWN:
+        return _unknown("you may use this site", identity.groups, site)
+    wanted = _either(site.sign_in.platform_groups)
+    return f"You are not a member of {wanted}; ask {site.contact} to be added, then sign in again."
+
+
+def removal(held: Collection[str], groups: GroupSet, site: Site) -> str:
+    """Why a running session that was given the groups ``held`` is to end; empty if it may stay.
+
+    Only a definite answer ends a session, and only where the site does not let it stay.
+    """
+    if _platform_membership(groups, site) is Membership.NO and site.removal.platform == "end":
+        return f"You are no longer a member of {_either(site.sign_in.platform_groups)}."
+    lost = [group for group in held if groups.membership([group]) is Membership.NO]
+    if lost and site.removal.group == "end":
+        return f"You are no longer a member of {' and '.join(sorted(lost))}, which it was given."
+    return ""
 
 
 def limit_refusal(site: Site, usage: Usage) -> str:
@@ -201,9 +244,43 @@ def _refuse(sentence: str, code: str, status: int) -> None:
 
 
 def _group_refusal(profile: Profile, identity: Identity) -> str:
-    if not profile.groups or profile.groups & identity.groups.groups:
+    member = identity.groups.membership(profile.groups)
+    if not profile.groups or member is Membership.YES:
         return ""
+    if member is Membership.UNKNOWN:
+        return f"Open to members of {_either(profile.groups)}. {identity.groups.reason}".rstrip()
     return f"Open to members of {_either(profile.groups)}."
+
+
+def _ids(identity: Identity) -> PosixIds | None:
+    """The user's numbers, of groups those that count now: ids are kept while their source does not answer."""
+    if identity.posix is None:
+        return None
+    kept = (group for group in identity.posix.groups if group.group in identity.groups.groups)
+    return replace(identity.posix, groups=tuple(kept))
+
+
+def _held(profile: Profile, identity: Identity) -> tuple[str, ...]:
+    ids = _ids(identity)
+    by_id = {group.group for group in ids.groups} if ids else set()
+    return tuple(sorted((profile.groups & identity.groups.groups) | by_id))
+
+
+def _platform_membership(groups: GroupSet, site: Site) -> Membership:
+    return groups.membership(site.sign_in.platform_groups | site.sign_in.admin_groups)
+
+
+def _status(member: Membership) -> int:
+    """The status of a refusal for want of membership: nobody is told "no" while nobody knows."""
+    return 503 if member is Membership.UNKNOWN else 403
+
+
+def _unknown(what: str, groups: GroupSet, site: Site) -> str:
+    why = f" {groups.reason}" if groups.reason else ""
+    return (
+        f"It is not known at the moment whether {what}.{why}"
+        f" Try again in a few minutes, and tell {site.contact} if it lasts."
+    )
 
 
 def _kinds(profile: Profile, site: Site) -> tuple[str, ...]:

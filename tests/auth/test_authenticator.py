@@ -16,6 +16,7 @@ import pytest_asyncio
 import yaml
 from traitlets import TraitError
 
+from canfar_auth import binding
 from canfar_auth.authenticator import CanfarOAuthenticator
 from canfar_auth.identity import Identity
 from tests.auth.conftest import RunHub
@@ -104,7 +105,7 @@ async def test_an_outsider_is_told_which_group_and_whom_to_ask(hub: Hub, provide
 
 
 async def test_groups_come_from_the_configured_claim_only(run_hub: RunHub, provider: Provider) -> None:
-    hub = run_hub(provider, groups_claim="memberships")
+    hub = run_hub(provider, groups={"authority": "example.org", "sources": [{"claim": "memberships"}]})
     assert (await hub.sign_in(provider, "astronomer")).status_code == 403
 
 
@@ -140,11 +141,7 @@ async def test_hostile_names_are_refused_as_text(
 
 
 async def test_a_name_does_not_pass_to_another_subject(hub: Hub, provider: Provider) -> None:
-    await hub.sign_in(provider, "visitor")
-    user = hub.app.users["visitor"]
-    state = await user.get_auth_state()
-    state["canfar"]["subject"] = "somebody-before"
-    await user.save_auth_state(state)
+    binding.bind(hub.app.authenticator.db, provider.issuer, "somebody-before", "visitor")
     sentence = (
         "The name “visitor” already belongs to another account on this site; "
         f"ask {CONTACT} to tell the two apart."

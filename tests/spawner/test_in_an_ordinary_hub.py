@@ -48,10 +48,10 @@ async def hub(hub_app: Any, tmp_path: Path, site_file: Path) -> Any:
             "CanfarOAuthenticator": {
                 "issuer": "https://login.example.org",
                 "platform_groups": {USERS},
-                "groups_authority": "example.org",
+                "groups": {"authority": "example.org"},
             },
             "PlannedSpawner": {"site_file": str(site_file), "site_key": secrets.token_hex(32)},
-            "LocalCanfarSpawner": {"runtime_dir": str(tmp_path / "sessions")},
+            "LocalCanfarSpawner": {"runtime_dir": str(tmp_path / "sessions"), "accounts": "own"},
         }
     )
     yield app

@@ -1,8 +1,11 @@
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from canfar_auth.identity import GroupSet, PosixGroup, PosixIds
+from canfar_site.settings import Removal
 from canfar_spawner import policy
 from canfar_spawner.policy import Usage, choose_id, offer, plan
 from canfar_spawner.request import parse_options
@@ -135,3 +138,91 @@ def test_ids_are_unique_and_have_the_form_that_images_expect():
     assert choose_id("bob", "my-notebook", set()) != derived
     assert choose_id("bob", "abcd1234", {"abcd1234"}) != "abcd1234"
     assert choose_id("ada", "my-notebook", {derived}) != derived
+
+
+# Yes, no, and nobody knows
+
+
+def doubtful(*groups, known=(), reason="The group service does not answer."):
+    """Somebody in `known` for sure, and in `groups` when that was told last, an hour ago."""
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    told = GroupSet(
+        groups=frozenset({*groups, *known}),
+        source="claims+gms",
+        as_of=hour_ago,
+        complete=False,
+        doubted=frozenset(groups),
+        reason=reason,
+    )
+    return replace(identity(), groups=told)
+
+
+def test_what_was_known_opens_new_sessions_for_a_while(site, catalogue):
+    spec = decide({"profile": "team", "kind": "contributed"}, doubtful(USERS, SURVEY), site, catalogue)
+    assert spec.groups == (SURVEY,)
+
+
+@pytest.mark.parametrize(
+    ("who", "profile"),
+    [
+        (doubtful(), "open"),
+        (doubtful(SURVEY), "open"),
+        (doubtful(known=[USERS]), "team"),
+    ],
+)
+def test_what_nobody_knows_is_told_as_such_and_opens_nothing(site, catalogue, who, profile):
+    with pytest.raises(Refused) as refused:
+        decide({"profile": profile}, who, site, catalogue)
+    assert refused.value.status == 503
+    assert "The group service does not answer." in refused.value.sentence
+
+
+def test_what_has_been_in_doubt_for_too_long_counts_no_more(site, catalogue):
+    who = doubtful(SURVEY, known=[USERS])
+    patient = who.groups.trusted(datetime.now(UTC), timedelta(hours=2))
+    assert decide({"profile": "team"}, replace(who, groups=patient), site, catalogue)
+    impatient = replace(who, groups=who.groups.trusted(datetime.now(UTC), timedelta(minutes=30)))
+    assert decide({"profile": "open"}, impatient, site, catalogue)
+    with pytest.raises(Refused) as refused:
+        decide({"profile": "team"}, impatient, site, catalogue)
+    assert refused.value.status == 503
+
+
+def test_the_picker_says_until_when_groups_in_doubt_count(site, catalogue):
+    (notice,) = offer(doubtful(USERS), site, catalogue, IDLE).notices
+    assert "The group service does not answer." in notice
+    assert "count until" in notice
+    assert offer(identity(USERS), site, catalogue, IDLE).notices == ()
+
+
+@pytest.mark.parametrize(
+    ("who", "ends"),
+    [
+        (identity(USERS, SURVEY), set()),
+        (identity(ADMINS, SURVEY), set()),
+        (identity(SURVEY), {"platform"}),
+        (identity(USERS), {"group"}),
+        (identity(), {"platform", "group"}),
+        (doubtful(USERS, SURVEY), set()),
+        (doubtful(SURVEY), set()),
+        (doubtful(), set()),
+    ],
+)
+@pytest.mark.parametrize("platform", ["end", "stay"])
+@pytest.mark.parametrize("group", ["end", "stay"])
+def test_only_a_definite_removal_ends_a_session_and_only_where_the_site_says_so(
+    site, who, ends, platform, group
+):
+    choice = Removal(platform=platform, group=group)
+    reason = policy.removal([SURVEY], who.groups, site.model_copy(update={"removal": choice}))
+    expected = ("platform" in ends and platform == "end") or ("group" in ends and group == "end")
+    assert bool(reason) == expected
+
+
+def test_the_picker_names_the_groups_that_a_file_server_does_not_see(site, catalogue):
+    many = tuple(PosixGroup(f"ivo://example.org/gms?g{n}", f"g{n}", 900000 + n) for n in range(17))
+    who = replace(identity(USERS), posix=PosixIds(10000, 10000, many))
+    (notice,) = offer(who, site, catalogue, IDLE).notices
+    assert "NFS" in notice
+    assert "g16" in notice
+    assert "g15," not in notice

@@ -10,10 +10,12 @@ SURVEY = "ivo://example.org/gms?survey-x"
 
 
 def identity(*groups: str, name: str = "astronomer") -> Identity:
+    told = GroupSet(frozenset(groups), "claims", datetime.now(UTC))
     return Identity(
         issuer="https://login.example.org",
         subject="1",
         username=name,
         full_name="A",
-        groups=GroupSet(frozenset(groups), "claim:groups", datetime.now(UTC)),
+        groups=told,
+        answers=(told,),
     )

@@ -12,13 +12,16 @@ import httpx
 from jupyterhub import orm
 from jupyterhub.app import JupyterHub
 from jupyterhub.proxy import Proxy
+from sqlalchemy import text
 from traitlets.config import Config
 
+from canfar_auth import binding
 from canfar_auth.authenticator import CanfarOAuthenticator
 from tests.support.oidc_provider import CLIENT_ID, Provider
 from tests.support.ports import free_port
 
 USERS = "ivo://example.org/gms?canfar-users"
+SURVEY = "ivo://example.org/gms?survey-x"
 ADMINS = "ivo://example.org/gms?canfar-admins"
 CONTACT = "help@example.org"
 
@@ -82,7 +85,7 @@ def sign_in_traits(provider: Provider, callback: str) -> dict[str, Any]:
         "client_secret": provider.client_secret,
         "scope": provider.scope,
         "oauth_callback_url": callback,
-        "groups_authority": "example.org",
+        "groups": {"authority": "example.org"},
         "platform_groups": {USERS},
         "admin_groups": {ADMINS},
         "contact": CONTACT,
@@ -143,6 +146,8 @@ class Hub:
             self.app.users.delete(user)
         for group in self.app.db.query(orm.Group):
             self.app.db.delete(group)
+        binding.prepare(self.app.db)
+        self.app.db.execute(text("DELETE FROM canfar_bindings"))
         self.app.db.commit()
 
     def forget_freshness(self, name: str) -> None:

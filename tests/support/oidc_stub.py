@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -25,6 +26,10 @@ class StubProvider:
         self.claims: dict[str, Any] = {"sub": "u1", "preferred_username": "visitor", "groups": "canfar-users"}
         self.id_token: dict[str, Any] = {"sub": "u1"}
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.lives: float | None = None
+        """Seconds that access tokens live; with them come refresh tokens that are taken once."""
+        self.refresh_token = ""
+        self.keys: list[dict[str, Any]] = []
         self.answers: dict[str, tuple[int, Any]] = {
             "/.well-known/openid-configuration": (
                 200,
@@ -33,10 +38,12 @@ class StubProvider:
                     "authorization_endpoint": f"{self.issuer}/authorize",
                     "token_endpoint": f"{self.issuer}/token",
                     "userinfo_endpoint": f"{self.issuer}/userinfo",
+                    "jwks_uri": f"{self.issuer}/keys",
                     "token_endpoint_auth_methods_supported": ["client_secret_post"],
                 },
             )
         }
+        self._nonce = ""
         self._server: HTTPServer | None = None
 
     def start(self) -> StubProvider:
@@ -54,18 +61,35 @@ class StubProvider:
 
     async def answer(self, browser: httpx.AsyncClient, url: str, name: str) -> str:
         query = {key: values[0] for key, values in parse_qs(urlsplit(url).query).items()}
-        self.id_token.setdefault("nonce", query["nonce"])
+        if self.id_token.get("nonce") in (None, self._nonce):  # unless a test gave another one
+            self.id_token["nonce"] = self._nonce = query["nonce"]
         return f"{query['redirect_uri']}?code=a-code&state={query['state']}"
 
-    def respond(self, path: str) -> tuple[int, Any]:
+    def respond(self, path: str, sent: dict[str, str]) -> tuple[int, Any]:
         if path in self.answers:
             return self.answers[path]
         if path == "/userinfo":
             return 200, self.claims
+        if path == "/keys":
+            return 200, {"keys": self.keys}
         if path == "/token":
-            id_token = jwt.encode(self.id_token, "a-key-of-thirty-two-bytes-or-more", algorithm="HS256")
-            return 200, {"access_token": "an-access-token", "token_type": "Bearer", "id_token": id_token}
+            return self._tokens(sent)
         return 404, "nothing here"
+
+    def _tokens(self, sent: dict[str, str]) -> tuple[int, Any]:
+        if sent.get("grant_type") == "refresh_token" and sent["refresh_token"] != self.refresh_token:
+            return 400, {"error": "invalid_grant"}
+        id_token = jwt.encode(self.id_token, "a-key-of-thirty-two-bytes-or-more", algorithm="HS256")
+        answer = {"access_token": "an-access-token", "token_type": "Bearer", "id_token": id_token}
+        if self.lives is not None:
+            self.refresh_token = secrets.token_hex()
+            answer |= {"access_token": secrets.token_hex(), "refresh_token": self.refresh_token}
+            return 200, {**answer, "expires_in": self.lives}
+        return 200, answer
+
+    def count(self, path: str) -> int:
+        """How often a path was asked for."""
+        return sum(1 for asked, _ in self.asked if asked == path)
 
 
 class _Handler(web.RequestHandler):
@@ -74,7 +98,8 @@ class _Handler(web.RequestHandler):
 
     def get(self) -> None:
         self.provider.asked.append((self.request.path, dict(self.request.headers)))
-        status, body = self.provider.respond(self.request.path)
+        sent = {name: self.get_body_argument(name) for name in self.request.body_arguments}
+        status, body = self.provider.respond(self.request.path, sent)
         self.set_status(status)
         self.finish(json.dumps(body) if isinstance(body, dict) else body)
 
