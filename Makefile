@@ -3,6 +3,7 @@ PORT ?= 8000
 DATA ?= data
 KINDS ?=
 CATALOGUE ?=
+SITE ?=
 ADMIN_TOKEN ?=
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,8 +15,8 @@ INPUTS := pyproject.toml requirements/locked.txt requirements/install
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-run: .venv/run.ready ## run the hub on this machine (PORT=8000 DATA=data KINDS="notebook contributed" CATALOGUE=demo/catalogue ADMIN_TOKEN=1)
-	@$(BIN)/python -m canfar_hub demo --port "$(PORT)" --data "$(DATA)" --kinds "$(KINDS)" $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(if $(ADMIN_TOKEN),--admin-token)
+run: .venv/run.ready ## run the hub on this machine (PORT=8000 DATA=data KINDS="notebook contributed" SITE=demo/site.yaml CATALOGUE=demo/catalogue ADMIN_TOKEN=1)
+	@$(BIN)/python -m canfar_hub demo --port "$(PORT)" --data "$(DATA)" --kinds "$(KINDS)" $(if $(SITE),--site "$(SITE)") $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(if $(ADMIN_TOKEN),--admin-token)
 
 test: .venv/test.ready ## run the core tests, under 10 minutes
 	@requirements/system --optional chromium fonts-dejavu-core postgresql

@@ -7,6 +7,7 @@ CANFAR_SPAWNER              `canfar-local` for processes of this machine
 CANFAR_HUB_URL              where the hub itself listens, inside
 CANFAR_DATABASE_URL         the hub's database
 CANFAR_SESSIONS_DIR         directory for what running local sessions need
+CANFAR_CREDENTIALS_DIR      directory for the credentials of users with running local sessions
 CANFAR_SESSION_ACCOUNTS     optional: `each`, local sessions run under their users' own ids, which needs root
                             and is then the default; `own`, all run as the hub's own account
 CANFAR_CLIENT_SECRET        of the hub at the identity provider
@@ -18,14 +19,17 @@ and JupyterHub's own: CONFIGPROXY_AUTH_TOKEN, JUPYTERHUB_CRYPT_KEY, JPY_COOKIE_S
 """
 
 from os import environ
+from pathlib import Path
 
 import canfar_portal
 from canfar_hub import admin_token
 from canfar_site.settings import load_site_or_exit
 from canfar_spawner import handlers
+from canfar_spawner.credential_folders import FolderStore
 from canfar_spawner.upkeep import Upkeep
 
 c = get_config()
+credentials = environ.get("CANFAR_CREDENTIALS_DIR", "credentials")
 site = load_site_or_exit(environ["CANFAR_SITE"])
 
 # The way in. The gateway is a program of its own and outlives the hub, as sessions do.
@@ -56,12 +60,13 @@ c.CanfarOAuthenticator.admin_groups = set(site.sign_in.admin_groups)
 c.CanfarOAuthenticator.scope = list(site.sign_in.scopes)
 c.CanfarOAuthenticator.contact = site.contact
 c.CanfarOAuthenticator.first_handlers = handlers.handlers(canfar_portal.STATIC)
-c.CanfarOAuthenticator.companions = [Upkeep(site).start]
+c.CanfarOAuthenticator.companions = [Upkeep(site, FolderStore(Path(credentials))).start]
 
 # What you may start, and how it starts. Every session is a named server.
 c.JupyterHub.spawner_class = environ["CANFAR_SPAWNER"]
 c.PlannedSpawner.site_file = environ["CANFAR_SITE"]
 c.PlannedSpawner.site_key = environ["CANFAR_SITE_KEY"]
+c.LocalCanfarSpawner.credentials_dir = credentials
 c.LocalCanfarSpawner.runtime_dir = environ.get("CANFAR_SESSIONS_DIR", "sessions")
 if "CANFAR_SESSION_ACCOUNTS" in environ:
     c.LocalCanfarSpawner.accounts = environ["CANFAR_SESSION_ACCOUNTS"]

@@ -23,9 +23,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("demo", help="run the hub on this machine, with sample accounts")
-    run.add_argument("--port", default="8000", help="port of the hub; the three after it are used, too")
+    run.add_argument("--port", default="8000", help="port of the hub; the five after it are used, too")
     run.add_argument("--data", type=Path, default=Path("data"), help="folder for users, homes and records")
     run.add_argument("--kinds", default="", help="kinds of session to offer, separated by spaces")
+    run.add_argument("--site", type=Path, default=demo.DEMO / "site.yaml", help="site file to start from")
     run.add_argument(
         "--catalogue", type=Path, default=demo.DEMO / "catalogue", help="folder of catalogue files"
     )

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 HERE = Path(__file__).resolve().parent.parent
-_CLOSED = ("site.yaml", "secrets.json", "admin.token", "routes.json", "identity", "logs", "sessions", ".lock")
+_CLOSED = (
+    "site.yaml",
+    "secrets.json",
+    "admin.token",
+    "routes.json",
+    "identity",
+    "grid",
+    "logs",
+    "sessions",
+    ".lock",
+)
 PRIVATE = 0o077
 """The umask of what the hub writes: all of it is its own but what is opened with intent."""
 

@@ -1,4 +1,4 @@
-"""Embedded mode: the hub, its gateway and an identity provider with sample accounts, all on this machine."""
+"""Embedded mode: the hub, its gateway, an identity provider and grid services, all on this machine."""
 
 import argparse
 import fcntl
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,6 +34,8 @@ from canfar_spawner.kinds import KINDS
 from canfar_spawner.processes import RUNTIME_DIR, kill_marked, last_lines, write_private
 
 DEMO = HERE / "demo"
+_PORTS = 6
+_LAST_PORT = 65536 - _PORTS
 _START_TIME = 60.0  # seconds until a program of ours must answer
 _END_TIME = 10.0  # seconds for a program of ours to end after SIGTERM
 _STEADY_TIME = 10.0  # seconds after which a program that ends is worth another start
@@ -64,6 +67,11 @@ class Place:
     def gateway_api_url(self) -> str:
         """Where the gateway takes routes."""
         return f"http://127.0.0.1:{self.port + 3}"
+
+    @property
+    def grid_url(self) -> str:
+        """Where the group and certificate services answer the hub; clients find them one port further."""
+        return f"http://127.0.0.1:{self.port + 4}"
 
     @property
     def site_file(self) -> Path:
@@ -107,7 +115,7 @@ def _run(options: argparse.Namespace, place: Place, stop: threading.Event) -> in
     if place.accounts == "each":
         open_data(place.data)
     _refuse_taken_ports(place.port)
-    site = _write_site(place, options.kinds.split(), options.catalogue)
+    site = _write_site(place, options.site, options.kinds.split(), options.catalogue)
     keys = _keys(place.data)
     make_arc(site.storage.top, _project_gids(place, site))
     programs = Programs(place.data / "logs", stop)
@@ -130,8 +138,8 @@ def _run(options: argparse.Namespace, place: Place, stop: threading.Event) -> in
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65532:
-        raise Problem(f"PORT={text} is no port; give a number from 1 to 65532, such as PORT=8000.")
+    if not text.isdecimal() or not 1 <= int(text) <= _LAST_PORT:
+        raise Problem(f"PORT={text} is no port; give a number from 1 to {_LAST_PORT}, such as PORT=8000.")
     return int(text)
 
 
@@ -160,7 +168,7 @@ def _alone_in(data: Path) -> Iterator[None]:
 
 
 def _refuse_taken_ports(first: int) -> None:
-    for port in range(first, first + 4):
+    for port in range(first, first + _PORTS):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -168,18 +176,17 @@ def _refuse_taken_ports(first: int) -> None:
             except OSError as error:
                 raise Problem(
                     f"Port {port} of this machine cannot be used ({error.strerror}); end what uses it, or"
-                    " choose another with PORT=: four ports from that one on are needed."
+                    f" choose another with PORT=: {_PORTS} ports from that one on are needed."
                 ) from None
 
 
-def _write_site(place: Place, kinds: Sequence[str], catalogue: Path) -> Site:
-    """Completes the demo's site file with what this start decides."""
+def _write_site(place: Place, template: Path, kinds: Sequence[str], catalogue: Path) -> Site:
+    """Completes a site file with what this start decides."""
     for kind in kinds:
         if kind not in KINDS:
             raise Problem(
                 f"KINDS= names “{kind}”, which is no kind of session; the kinds are {', '.join(KINDS)}."
             )
-    template = DEMO / "site.yaml"
     try:
         load_site(template)  # so that a mistake is named where it can be mended
         settings = yaml.safe_load(template.read_text())
@@ -187,12 +194,21 @@ def _write_site(place: Place, kinds: Sequence[str], catalogue: Path) -> Site:
         settings["sign_in"]["issuer"] = place.issuer
         settings["storage"] = {"top": str(place.data / "arc")}
         settings["catalogue"] = str(catalogue.resolve())
+        _name_services(place, settings)
         if kinds:
             settings["kinds"] = list(kinds)
         place.site_file.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         return load_site(place.site_file)
     except FileError as error:
         raise Problem(f"The site file is not usable. {error}") from None
+
+
+def _name_services(place: Place, settings: dict[str, Any]) -> None:
+    """Names our group and certificate services, where the file names none of its own."""
+    groups = settings.setdefault("groups", {})
+    resource = f"ivo://{groups.get('authority')}/gms"
+    groups.setdefault("gms", {"search": f"{place.grid_url}/gms/search", "resource": resource})
+    settings.setdefault("credentials", {}).setdefault("cred", f"{place.grid_url}/cred/generate")
 
 
 def _keys(data: Path) -> dict[str, str]:
@@ -328,6 +344,16 @@ def _start_all(programs: Programs, place: Place, site: Site, keys: Mapping[str, 
         _some(keys, "CANFAR_CLIENT_SECRET"),
     )
     programs.start(
+        "grid-services",
+        [
+            *("-m", "canfar_hub.grid_services", "--accounts", str(DEMO / "accounts.yaml")),
+            *("--data", str(place.data / "grid"), "--publish", str(site.storage.top / "software/grid")),
+            *("--issuer", place.issuer, "--ip", "127.0.0.1"),
+            *("--port", str(place.port + 4), "--tls-port", str(place.port + 5)),
+        ],
+        {},
+    )
+    programs.start(
         "gateway",
         [
             *("-m", "canfar_gateway", "--ip", "127.0.0.1", "--port", str(place.port)),
@@ -335,6 +361,7 @@ def _start_all(programs: Programs, place: Place, site: Site, keys: Mapping[str, 
             *("--hub-api-url", f"{place.hub_url}/hub/api", "--public-url", place.url),
             *(["--host-routing"] if site.subdomains else []),
             *("--state-file", str(place.data / "routes.json")),
+            *("--decision-seconds", str(site.groups.decision_seconds)),
         ],
         _some(keys, "CANFAR_GATEWAY_TOKEN", "CONFIGPROXY_AUTH_TOKEN"),
     )
@@ -350,11 +377,13 @@ def _start_all(programs: Programs, place: Place, site: Site, keys: Mapping[str, 
             "CANFAR_GATEWAY_API_URL": place.gateway_api_url,
             "CANFAR_DATABASE_URL": place.database_url,
             "CANFAR_SESSIONS_DIR": str(place.sessions),
+            "CANFAR_CREDENTIALS_DIR": str(place.data / "credentials"),
             "CANFAR_SESSION_ACCOUNTS": place.accounts,
         },
     )
     discovery = f"{place.issuer}/.well-known/openid-configuration"
-    programs.wait(lambda: _answers(discovery) and _answers(f"{place.url}/hub/login"))
+    needed = (discovery, f"{place.grid_url}/gms/availability", f"{place.url}/hub/login")
+    programs.wait(lambda: all(map(_answers, needed)))
 
 
 def _some(keys: Mapping[str, str], *names: str) -> dict[str, str]:
@@ -379,7 +408,7 @@ def _banner(place: Place, site: Site, admin: bool) -> None:
     _say(f"\n  {site.name} is at {place.url}\n")
     _say("  Sample accounts, each with its own name as password:")
     for name, account in accounts.items():
-        _say(f"    {name:<24} {', '.join(account['groups'])}")
+        _say(f"    {name:<24} {', '.join([*account['groups'], *account.get('gms_groups', [])])}")
     _say(f"\n  Homes and projects   {site.storage.top}")
     _say(f"  Logs                 {place.data / 'logs'}")
     if admin:

@@ -16,13 +16,14 @@ from typing import Any
 
 import aiohttp
 from jupyterhub.spawner import LocalProcessSpawner, SpawnException
-from jupyterhub.utils import maybe_future
 from traitlets import Any as Any_
 from traitlets import Enum, TraitError, Unicode, default, validate
 
 from canfar_auth.identity import PosixIds
+from canfar_spawner import credentials
 from canfar_spawner.accounts import as_account, check_free, let_pass, make_home
 from canfar_spawner.catalogue import Catalogue, Profile
+from canfar_spawner.credential_folders import folder_name, link_in_home
 from canfar_spawner.planned import PlannedSpawner
 from canfar_spawner.processes import (
     RUNTIME_DIR,
@@ -50,6 +51,11 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
     runtime_dir = Unicode(
         "sessions",
         help="""Directory for what running sessions need: one directory for each, with its log and secret.""",
+    ).tag(config=True)
+
+    credentials_dir = Unicode(
+        "credentials",
+        help="""Directory of users' credentials: one directory for each user with running sessions.""",
     ).tag(config=True)
 
     accounts = Enum(
@@ -97,6 +103,9 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         self._stages = ()
         self.ip, self.port = "127.0.0.1", _free_port()
         directory = self._prepare(spec)
+        if self.site.credentials.cred:
+            notice = await link_in_home(Path(spec.home), self._credentials(), self.account(spec))
+            self._link_notice = (notice.text,)
         self._announce(f"Starting {spec.image}.")
         self.proc = self._run(spec, directory)
         self.pid = self.proc.pid
@@ -114,7 +123,7 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
     def _prepare(self, spec: SessionSpec) -> Path:
         """Makes the home and the session's runtime directory, closed to other accounts."""
         directory = Path(self.runtime_dir).resolve() / spec.id
-        ids = self._ids(spec)
+        ids = self.account(spec)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if ids is None:
@@ -129,7 +138,7 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
             raise Refused("storage", 409, f"Your home could not be made ({error.strerror}).") from error
         return directory
 
-    def _ids(self, spec: SessionSpec) -> PosixIds | None:
+    def account(self, spec: SessionSpec) -> PosixIds | None:
         """The ids to run under; None for the hub's own account, which is root's only if the site says so."""
         if self.accounts == "own":
             return None
@@ -144,7 +153,7 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
 
     def _run(self, spec: SessionSpec, directory: Path) -> subprocess.Popen[bytes]:
         command, environment = render(spec, self._runtime_variables(directory))
-        ids = self._ids(spec)
+        ids = self.account(spec)
         own = {name: os.environ[name] for name in _PASSED if name in os.environ}
         if ids is not None:
             own.pop("TMPDIR", None)  # the hub's own, which others may not write to
@@ -177,7 +186,11 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
             "CANFAR_SECRET_FILE": str(directory / "secret"),
             RUNTIME_DIR: str(directory.parent),
             START_ID: self.start_id,
+            **credentials.environment(self._credentials(), self.site.credentials),
         }
+
+    def _credentials(self) -> Path:
+        return Path(self.credentials_dir).resolve() / folder_name(self.user.name)
 
     async def _answers(self, spec: SessionSpec, output: Path) -> None:
         """Returns once the program answers with any status below 500; raises if it ends or takes too long."""
@@ -242,7 +255,7 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         if self.spec is not None:
             await self._kill_rest()
             shutil.rmtree(Path(self.runtime_dir) / self.spec.id, ignore_errors=True)
-        await maybe_future(super().run_post_stop_hook())
+        await super().run_post_stop_hook()
 
     async def _kill_rest(self) -> None:
         await asyncio.to_thread(kill_marked, START_ID, self.start_id, self.kill_timeout)

@@ -23,16 +23,20 @@ from typing import Any
 
 import jupyterhub
 from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.utils import maybe_future
 from traitlets import TraitError, Unicode, default
 
 from canfar_auth.identity import STATE_KEY, Identity, PosixGroup, PosixIds
 from canfar_site.settings import Site, load_site
-from canfar_spawner import policy
+from canfar_spawner import credentials, policy
 from canfar_spawner.catalogue import Catalogue, CatalogueFolder
 from canfar_spawner.kinds import Secret
 from canfar_spawner.picker import render
 from canfar_spawner.request import FIELDS, options_from_form, parse_options
 from canfar_spawner.spec import Refused, SessionSpec
+
+UPKEEP = "canfar_upkeep"
+"""The key of the hub's settings under which its `Upkeep` is."""
 
 
 @lru_cache
@@ -77,6 +81,7 @@ class PlannedSpawner(Spawner):
     """When the session ends, since its owner lost a group; None while it may stay."""
     notice = ""
     """What the owner is told about that."""
+    _link_notice: tuple[str, ...] = ()
 
     @default("apply_user_options")
     def _no_apply_user_options(self) -> Any:
@@ -141,6 +146,7 @@ class PlannedSpawner(Spawner):
             # No await between counting and deciding: this is what reserves the session.
             self.spec = self.plan(self.user_options, identity)
             self.start_id = secrets.token_hex(8)
+            await self._delegate(self.spec)
             return await self.launch(self.spec)
         except Refused as refused:
             raise as_spawn_exception(refused) from None
@@ -163,6 +169,46 @@ class PlannedSpawner(Spawner):
     async def launch(self, spec: SessionSpec) -> str:
         """Starts the session and returns the program's address once it can be used."""
         raise NotImplementedError
+
+    # What it acts with elsewhere
+
+    @property
+    def upkeep(self) -> Any:
+        """The hub's `Upkeep`, which keeps credentials fresh; None in a hub without one."""
+        return self.user.settings.get(UPKEEP)
+
+    def account(self, spec: SessionSpec) -> PosixIds | None:
+        """The ids that own the session's files on the hub's machine; None for the hub's own account."""
+        return None
+
+    async def _delegate(self, spec: SessionSpec) -> None:
+        """Gets the session its credentials, and refuses it where the site starts none without."""
+        if self.upkeep is None:
+            return
+        renewer = await self.upkeep.credentials()
+        status = await renewer.begin(self.user.name, spec.id, self.account(spec))
+        if refusal := credentials.refusal(status, self.site.credentials):
+            raise Refused("credentials", 503, refusal)
+
+    async def run_post_stop_hook(self) -> None:
+        """Takes the credentials back, also from a session that ended by itself or never began."""
+        if self.spec is not None and self.upkeep is not None:
+            await (await self.upkeep.credentials()).end(self.user.name, self.spec.id)
+        await maybe_future(super().run_post_stop_hook())
+
+    @property
+    def notices(self) -> list[str]:
+        """What the owner should know of the running session."""
+        status = self.upkeep.credential_status(self.user.name) if self.upkeep and self.active else None
+        held = (status.certificate, status.token) if status else ()
+        told = [self.notice, *self._link_notice, *(one.error for one in held if one)]
+        return [sentence for sentence in told if sentence]
+
+    @property
+    def certificate_until(self) -> datetime | None:
+        """When the owner's certificate ends; None if there is none."""
+        status = self.upkeep.credential_status(self.user.name) if self.upkeep and self.active else None
+        return status.certificate.not_after if status and status.certificate else None
 
     async def stop(self, now: bool = False) -> None:
         """Left to the spawner that this is mixed into."""
@@ -280,7 +326,7 @@ class PlannedSpawner(Spawner):
         super().clear_state()
         self.spec = None
         self.start_id = ""
-        self.ends_at, self.notice = None, ""
+        self.ends_at, self.notice, self._link_notice = None, "", ()
 
     @property
     def server(self) -> Any:

@@ -1,4 +1,4 @@
-"""Work beside the hub's requests: memberships of users who make none, and sessions that are to end."""
+"""Work beside the hub's requests: memberships of users who make none, sessions that are to end, credentials."""
 
 from __future__ import annotations
 
@@ -9,26 +9,42 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from jupyterhub import orm
+
+from canfar_auth.delegation import Certificate, CredClient
+from canfar_auth.outbound import Outbound, Unavailable
+from canfar_auth.refresh import Token
+from canfar_auth.refusal import ProviderUnavailable, SignInRefused
 from canfar_site.settings import Site
-from canfar_spawner.planned import PlannedSpawner
+from canfar_spawner.credentials import CredentialStore, Renewer, Running, SignInNeeded, Status
+from canfar_spawner.planned import UPKEEP, PlannedSpawner
 
 log = logging.getLogger("canfar.upkeep")
 
+_LEAST_SECONDS = 60  # that a token should live which a certificate is asked for with
 _AT_ONCE = 10  # users whose memberships are read side by side: the provider has others to serve
 
 
 class Upkeep:
-    """Rounds over the users with running sessions. The hub itself reads memberships only upon requests."""
+    """Rounds over the users with running sessions. The hub itself reads memberships only upon requests.
+
+    ``store`` is where the credentials of sessions are kept.
+    """
 
     _app: Any
+    _renewer: Renewer
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, site: Site, store: CredentialStore) -> None:
+        self._site, self._store = site, store
+        self._adopting, self._adopted = asyncio.Lock(), False
         self._task: asyncio.Task[None] | None = None
 
     def start(self, app: Any) -> None:
         """Begin rounds in this hub; they end with its event loop."""
         self._app = app
+        app.tornado_settings[UPKEEP] = self  # where sessions find their credentials
+        source = Delegation(app, self._site)
+        self._renewer = Renewer(self._site.credentials, source, self._store)
         self._task = asyncio.ensure_future(self._rounds())
 
     async def _rounds(self) -> None:
@@ -46,6 +62,29 @@ class Upkeep:
         users = {spawner.user.name: spawner.user for spawner in running}
         await each(users.values(), self._app.authenticator.reread_if_due, "membership of")
         await each(running, self._review, "session of")
+        await (await self.credentials()).renew_due()
+
+    async def credentials(self) -> Renewer:
+        """What keeps credentials fresh; it has taken over those of sessions that run since before the hub."""
+        async with self._adopting:
+            if not self._adopted:
+                await self._renewer.adopt(self._adoptable())
+                self._adopted = True
+        return self._renewer
+
+    def credential_status(self, owner: str) -> Status | None:
+        """What a user's running sessions have; None if none runs."""
+        return self._renewer.status(owner)
+
+    def _adoptable(self) -> dict[str, Running]:
+        found: dict[str, Running] = {}
+        for record in self._app.db.query(orm.Spawner).filter(orm.Spawner.server != None):  # noqa: E711
+            spawner = self._app.users[record.user].spawners[record.name]
+            if isinstance(spawner, PlannedSpawner) and spawner.spec:
+                owner = spawner.user.name
+                others = found[owner].sessions if owner in found else frozenset()
+                found[owner] = Running(others | {spawner.spec.id}, spawner.account(spawner.spec))
+        return found
 
     def _running(self) -> list[PlannedSpawner]:
         users = list(self._app.users.values())
@@ -64,6 +103,32 @@ def spare_the_loop() -> None:
     """Spare Python's collector what the hub has loaded: full runs would stop the loop for 0.1 s and more."""
     gc.collect()
     gc.freeze()
+
+
+class Delegation:
+    """Gets credentials with the users' own tokens; see ``CredentialSource``."""
+
+    def __init__(self, app: Any, site: Site) -> None:
+        self._app = app
+        self._cred = CredClient(site.credentials, Outbound(site.token_hosts)) if site.credentials.cred else None
+
+    async def access_token(self, owner: str, seconds: float) -> Token:
+        """The user's access token; raises ``Unavailable`` and ``SignInNeeded``."""
+        try:
+            token: Token = await self._app.authenticator.access_token(self._app.users[owner], seconds)
+            return token
+        except ProviderUnavailable:
+            raise Unavailable("The identity provider does not answer.") from None
+        except SignInRefused as refused:
+            raise SignInNeeded(refused.jupyterhub_message) from None
+
+    async def certificate(self, owner: str) -> Certificate:
+        """A new certificate; raises ``CertificateRefused`` besides."""
+        identity = await self._app.authenticator.known_identity(owner)
+        if identity is None or self._cred is None:
+            raise SignInNeeded("It is not known who you are at the identity provider; sign in again.")
+        token = await self.access_token(owner, _LEAST_SECONDS)
+        return await self._cred.certificate(token.value, identity.username, identity.subject)
 
 
 async def each(things: Iterable[Any], work: Callable[[Any], Awaitable[Any]], what: str) -> None:

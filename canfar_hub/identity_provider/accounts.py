@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -38,16 +39,21 @@ def _group_name(group: str) -> str:
 
 
 _Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain_line)]
+_Group = Annotated[_Line, AfterValidator(_group_name)]
 _AccountName = Annotated[str, AfterValidator(_account_name)]
 
 
 class Account(Settings):
-    """One account. Without ``password`` the account's name is the password."""
+    """One account. Without ``password`` the account's name is the password.
+
+    ``groups`` the provider tells in a claim, ``gms_groups`` only the group service.
+    """
 
     full_name: _Line
     email: _Line
     password: _Line | None = None
-    groups: tuple[Annotated[_Line, AfterValidator(_group_name)], ...] = ()
+    groups: tuple[_Group, ...] = ()
+    gms_groups: tuple[_Group, ...] = ()
 
 
 class Accounts(Settings):
@@ -59,8 +65,15 @@ class Accounts(Settings):
     accounts: dict[_AccountName, Account] = Field(min_length=1)
 
     def groups_of(self, name: str) -> list[str]:
-        """The group identifiers of one account, in the file's order."""
-        identifiers = (group_identifier(group, self.authority) for group in self.accounts[name].groups)
+        """The identifiers of the groups that the provider tells of one account, in the file's order."""
+        return self._identifiers(self.accounts[name].groups)
+
+    def gms_groups_of(self, name: str) -> list[str]:
+        """Those that the group service tells."""
+        return self._identifiers(self.accounts[name].gms_groups)
+
+    def _identifiers(self, groups: Iterable[str]) -> list[str]:
+        identifiers = (group_identifier(group, self.authority) for group in groups)
         return [identifier for identifier in identifiers if identifier]
 
     def password_of(self, name: str) -> str:

@@ -175,7 +175,7 @@ class Stack:
             return False
 
 
-def free_ports(count: int = 4) -> int:
+def free_ports(count: int = 6) -> int:
     """The first of `count` consecutive free ports. Below the range from which programs get theirs."""
     for first in range(20000 + os.getpid() % 400 * 10, 32000, count):
         if all(_is_free(port) for port in range(first, first + count)):
