@@ -384,7 +384,8 @@ class CanfarOAuthenticator(RefreshingOAuthenticator):
     @cached_property
     def resolver(self) -> Resolver:
         """Asks this site's sources who somebody is."""
-        outbound = Outbound(self.token_hosts | {urlsplit(self.issuer).netloc})
+        # Somebody's page waits for these, so a service that hangs gets ten seconds in all.
+        outbound = Outbound(self.token_hosts | {urlsplit(self.issuer).netloc}, seconds=5, attempts=2)
         return Resolver(
             self.issuer,
             self.groups,
