@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-ALL = ("start", "launch", "death", "refresh")
+ALL = ("start", "launch", "death", "refresh", "revoke")
 
 
 def main(names: list[str]) -> int:

@@ -14,6 +14,7 @@ from canfar_auth.identity import Identity
 from canfar_auth.refresh import Standing
 from canfar_auth.refusal import ProviderUnavailable, SignInRefused
 from tests.auth.conftest import RunHub
+from tests.support.faults import FaultyServer
 from tests.support.oidc_hub import ADMINS, CONTACT, USERS, Hub
 from tests.support.oidc_stub import StubProvider
 
@@ -221,6 +222,20 @@ async def test_a_sign_in_that_cannot_be_decided_is_not_refused_for_good(
     assert "It is not known at the moment whether you may use this site." in answer.text
     assert CONTACT in answer.text
     assert "visitor" not in hub.app.users
+
+
+async def test_nothing_is_asked_where_a_claim_says(run_hub: RunHub, stub: StubProvider) -> None:
+    with FaultyServer() as elsewhere:
+        stub.claims |= {
+            "_claim_names": {"groups": "src"},
+            "_claim_sources": {"src": {"endpoint": elsewhere.url, "access_token": "a-token"}},
+        }
+        hub = run_hub(stub, token_hosts={elsewhere.host})
+        browser = hub.browser()
+        assert (await hub.sign_in(stub, "", browser)).status_code == 302
+        visitor = Visitor(hub, browser)
+        assert await visitor.page() == 200
+        assert elsewhere.requests == []
 
 
 async def test_a_claim_that_is_missing_later_takes_nothing_away(run_hub: RunHub, stub: StubProvider) -> None:

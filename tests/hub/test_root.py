@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from traitlets import TraitError
 
 from canfar_auth.allocator import Allocator
+from canfar_auth.certificate import read_certificate
 from canfar_auth.identity import PosixGroup, PosixIds
 from canfar_hub import demo
 from canfar_hub.accounts import closed_folder, open_data
@@ -24,7 +26,7 @@ from canfar_spawner.accounts import as_account, check_free, let_pass, make_home
 from canfar_spawner.local import LocalCanfarSpawner
 from canfar_spawner.processes import write_private
 from canfar_spawner.spec import Refused, SessionSpec
-from tests.support.identities import SURVEY, USERS
+from tests.support.identities import SURVEY, SURVEY_Y, USERS
 from tests.support.stack import Person, Stack, running, until, write_catalogue
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start programs as other accounts")
@@ -169,7 +171,7 @@ def test_a_project_is_its_members(folder):
     settings = next((folder / "arc/software").rglob("*.json"))
     assert under(VISITOR, "cat", settings).returncode == 0
     assert under(VISITOR, "touch", settings).returncode != 0
-    assert under(VISITOR, "ls", folder / "arc/projects").stdout == "survey-x\n"
+    assert under(VISITOR, "ls", folder / "arc/projects").stdout == "survey-x\nsurvey-y\n"
     assert under(VISITOR, "ls", folder / "arc/home").returncode != 0
 
 
@@ -317,9 +319,10 @@ def test_neither_reads_what_is_the_others_or_the_hubs(hub, sessions):
 
 def test_the_processes_have_the_numbers_that_were_given(hub, sessions):
     allocator = Allocator(f"sqlite:///{hub.data / 'hub.sqlite'}", (10000, 899999), (900000, 1999999))
-    gids = allocator.groups([USERS, SURVEY])
+    known = {"astronomer": [USERS, SURVEY, SURVEY_Y], "visitor": [USERS]}
+    gids = allocator.groups(known["astronomer"])
     uids = set()
-    for name, groups in (("astronomer", [USERS, SURVEY]), ("visitor", [USERS])):
+    for name, groups in known.items():
         said = sessions[name].attempt("/proc/self/status")["read"]
         status = dict(line.split(":\t", 1) for line in said.splitlines() if ":\t" in line)
         home = (hub.data / "arc/home" / name).stat()
@@ -330,6 +333,27 @@ def test_the_processes_have_the_numbers_that_were_given(hub, sessions):
         assert sessions[name].environ["USER"] == sessions[name].environ["LOGNAME"] == name
         uids.add(home.st_uid)
     assert len(uids) == 2
+
+
+def test_a_group_that_only_the_group_service_knows_opens_its_project(hub, sessions):
+    project = hub.data / "arc/projects/survey-y"
+    assert sessions["astronomer"].attempt(project) == {"read": ["README.md"]}
+    assert sessions["visitor"].attempt(project) == DENIED
+
+
+def test_credentials_are_their_owners_alone_and_their_folder_is_the_hubs(hub, sessions):
+    for own, other in (("astronomer", "visitor"), ("visitor", "astronomer")):
+        session = sessions[own]
+        folder = Path(session.environ["CANFAR_CREDENTIALS"])
+        assert session.attempt(folder) == {"read": ["access_token", "cadcproxy.pem", "expires.json"]}
+        linked = Path(session.environ["HOME"]) / ".ssl/cadcproxy.pem"
+        read = read_certificate(session.attempt(linked)["read"], now=datetime.now(UTC), common_name=own)
+        assert read.identity.startswith(f"CN={own},")
+        assert (folder / "cadcproxy.pem").stat().st_uid == session.process().uids().real
+        assert session.attempt(folder / "planted", "x") == DENIED
+        theirs = sessions[other].environ["CANFAR_CREDENTIALS"]
+        assert session.attempt(theirs) == DENIED
+        assert session.attempt(f"{theirs}/access_token") == DENIED
 
 
 # Walks a folder and prints all that is not a directory and can be read, and what can be written.
@@ -345,12 +369,17 @@ for name in sys.argv[2:]:
 """
 
 
+OPEN = {"arc", "sessions", "credentials"}  # others may pass through these
+
+
 def test_of_the_hubs_folder_others_see_the_shared_files_only(hub, sessions):
     # What cannot be listed can still be opened by its name.
-    names = [path for path in hub.data.iterdir() if path.name not in {"arc", "sessions"}]
+    names = [path for path in hub.data.iterdir() if path.name not in OPEN]
     hidden = [*names, *(path for name in names if name.is_dir() for path in name.rglob("*"))]
-    hidden += [*hub.data.glob("sessions/*"), *hub.data.glob("sessions/*/*"), *hub.data.glob("arc/home/*")]
-    assert {"secrets.json", "hub.sqlite", "logs", "identity"} <= {path.name for path in hidden}
+    for pattern in ("sessions/*", "sessions/*/*", "credentials/*", "credentials/*/*", "arc/home/*"):
+        hidden += hub.data.glob(pattern)
+    wanted = {"secrets.json", "hub.sqlite", "logs", "identity", "authority.key.pem", "cadcproxy.pem"}
+    assert wanted <= {path.name for path in hidden}
     said = under(VISITOR, "/usr/bin/python3", "-c", WALK, hub.data, *hidden).stdout.splitlines()
     assert said == []
     said = under(VISITOR, "/usr/bin/python3", "-c", WALK, hub.data / "arc").stdout.splitlines()

@@ -1,6 +1,7 @@
 """The classes in somebody else's JupyterHub: registered names, traits, and none of our pages or gateway."""
 
 import secrets
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tests.support.identities import USERS, identity
 from tests.support.oidc_hub import NoProxy
 from tests.support.ports import free_port
 from tests.support.stack import write_catalogue
+
+YEAR = timedelta(days=365)
 
 
 @pytest.fixture
@@ -115,3 +118,32 @@ async def test_a_hub_without_a_site_key_starts_nothing(hub: Any) -> None:
         answer = await client.post("api/users/astronomer/servers/mine", json=options)
         assert answer.status_code == 500
         assert not hub.users["astronomer"].spawners["mine"].active
+
+
+async def test_a_session_that_is_to_end_says_so_and_stays_when_its_owner_may_again(hub: Any) -> None:
+    async with await person(hub) as client:
+        options = {"user_options": {"profile": "open"}}
+        await client.post("api/users/astronomer/servers/mine", json=options)
+        user, now = hub.users["astronomer"], datetime.now(UTC)
+        spawner = user.spawners["mine"]
+        await spawner.review(now)
+        assert (spawner.notices, spawner.is_over(now + YEAR)) == ([], False)
+
+        await user.save_auth_state({"canfar": identity(name="astronomer").to_state()})
+        await spawner.review(now)
+        (notice,) = spawner.notices
+        grace = timedelta(seconds=spawner.site.removal.grace)
+        assert f"This session ends at {now + grace:%Y-%m-%d %H:%M} UTC." in notice
+        assert (spawner.is_over(now), spawner.is_over(now + grace)) == (False, True)
+        await spawner.review(now + grace / 2)
+        assert spawner.ends_at == now + grace
+
+        kept = spawner.get_state()
+        spawner.clear_state()
+        spawner.load_state(kept)
+        assert (spawner.ends_at, spawner.notice) == (now + grace, notice)
+
+        await user.save_auth_state({"canfar": identity(USERS).to_state()})
+        await spawner.review(now + grace / 2)
+        assert (spawner.notices, spawner.is_over(now + YEAR)) == ([], False)
+        assert "ends_at" not in spawner.orm_spawner.state

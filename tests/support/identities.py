@@ -7,6 +7,8 @@ from canfar_auth.identity import GroupSet, Identity
 USERS = "ivo://example.org/gms?canfar-users"
 ADMINS = "ivo://example.org/gms?canfar-admins"
 SURVEY = "ivo://example.org/gms?survey-x"
+SURVEY_Y = "ivo://example.org/gms?survey-y"
+"""One that the trial's group service tells, and its provider does not."""
 
 
 def identity(*groups: str, name: str = "astronomer") -> Identity:
