@@ -5,6 +5,7 @@ RFC 5280 for certificates, RFC 3820 for proxies, RFC 7468 for the text that hold
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -185,6 +186,8 @@ def _checked_chain(chain: Sequence[x509.Certificate]) -> x509.Certificate:
     proxies = list(takewhile(_is_proxy, chain))
     if len(proxies) == len(chain):
         raise CertificateRefused("A proxy certificate came without the certificate that it stands for.")
+    if any(below > _most_below(proxy) for below, proxy in enumerate(proxies)):
+        raise CertificateRefused("The proxy certificate that came breaks the rules: its issuer allows none.")
     return chain[len(proxies)]
 
 
@@ -243,6 +246,13 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 def _is_proxy(certificate: x509.Certificate) -> bool:
     return any(extension.oid == _PROXY for extension in certificate.extensions)
+
+
+def _most_below(proxy: x509.Certificate) -> float:
+    """How many proxies may follow this one: the first member of ProxyCertInfo (RFC 3820 section 3.8)."""
+    information = next(extension.value for extension in proxy.extensions if extension.oid == _PROXY)
+    _, _, tag, length, *rest = information.public_bytes().ljust(4, b"\0")
+    return int.from_bytes(bytes(rest[:length]), "big") if tag == 2 else math.inf  # 2: INTEGER
 
 
 def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:

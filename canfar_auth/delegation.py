@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from canfar_auth.outbound import Answer, Outbound, Unavailable
 from canfar_site.settings import Credentials
 
 __all__ = ["Certificate", "CertificateRefused", "CredClient", "read_certificate"]
+
+log = logging.getLogger("canfar.credentials")
 
 _ACCEPT = "application/x-pem-file, */*;q=0.1"
 _REASONS = {
@@ -48,11 +51,16 @@ class CredClient:
     async def certificate(self, token: str, username: str, subject: str) -> Certificate:
         """A new certificate for the user whose access token this is.
 
-        ``subject`` is the user's at the provider. Raises ``Unavailable`` and ``CertificateRefused``.
+        ``subject`` is the user's at the provider. Raises ``Unavailable`` and ``CertificateRefused``, with
+        sentences for the user.
         """
-        answer = await self._outbound.get(
-            self._url, token=token, params=[("daysValid", str(self._days))], accept=_ACCEPT
-        )
+        try:
+            answer = await self._outbound.get(
+                self._url, token=token, params=[("daysValid", str(self._days))], accept=_ACCEPT
+            )
+        except Unavailable as error:
+            log.warning("The certificate service cannot be asked: %s", error)
+            raise Unavailable("The certificate service does not answer as it should.") from None
         if answer.status != 200:
             raise Unavailable(_refusal(answer))
         pattern = name_pattern(self._common_name, username, subject)

@@ -201,8 +201,8 @@ class PlannedSpawner(Spawner):
         """What the owner should know of the running session."""
         status = self.upkeep.credential_status(self.user.name) if self.upkeep and self.active else None
         held = (status.certificate, status.token) if status else ()
-        told = [self.notice, *self._link_notice, *(one.error for one in held if one)]
-        return [sentence for sentence in told if sentence]
+        failed = [f"{one.error} It is asked for again by itself." for one in held if one and one.error]
+        return [sentence for sentence in (self.notice, *self._link_notice, *failed) if sentence]
 
     @property
     def certificate_until(self) -> datetime | None:

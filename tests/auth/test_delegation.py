@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from canfar_auth.certificate import look_at, name_pattern
 from canfar_auth.delegation import Certificate, CertificateRefused, CredClient, read_certificate
-from canfar_auth.outbound import NotTrusted, Outbound, Unavailable
+from canfar_auth.outbound import Outbound, Unavailable
 from canfar_auth.x509 import make_proxy, name
 from canfar_site.settings import Credentials
 from tests.support.cred_server import FLAWS, NOW, CredServer, authority, person
@@ -414,7 +414,7 @@ async def test_a_service_that_says_nothing_is_given_up(server: CredServer) -> No
 
 async def test_a_service_that_the_site_does_not_trust_is_not_asked(server: CredServer) -> None:
     outbound = Outbound(["cred.example.org"])
-    with pytest.raises(NotTrusted):
+    with pytest.raises(Unavailable):
         await client(server, outbound).certificate(TOKEN, "astronomer", "1")
     assert server.requests == []
     await outbound.close()

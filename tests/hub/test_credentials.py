@@ -119,7 +119,7 @@ def test_a_running_session_keeps_its_own_also_while_the_hub_restarts(hub, cred, 
     hub.restart_hub(signal.SIGKILL)
     assert person.browser.get(page).status_code == 200
     assert (folder(hub) / "cadcproxy.pem").read_text() == before
-    until(lambda: "Certificate until" in home(person), "the certificate taken over")
+    until(lambda: "Certificate ends" in home(person), "the certificate taken over")
     person.stop("mine")
     until(lambda: not folder(hub).exists(), "removed")
 

@@ -322,6 +322,6 @@ def test_a_sessions_credentials_are_where_the_environment_says_and_go_with_it(st
     read = read_certificate(certificate.read_text(), now=datetime.now(UTC), common_name="astronomer")
     assert datetime.fromisoformat(told["cadcproxy.pem"]["not_after"]) == read.not_after
     home = astronomer.browser.get(f"{stack.url}/hub/home").text
-    assert f'Certificate until <time datetime="{read.not_after.isoformat()}"' in home
+    assert f'Certificate ends <time datetime="{read.not_after.isoformat()}"' in home
     astronomer.stop("mine")
     until(lambda: not folder.exists(), "the credentials removed")
