@@ -47,6 +47,13 @@ def write_all(folder: Path) -> None:
         "site": lambda: _models(
             settings.Site,
             settings.SignIn,
+            settings.Groups,
+            settings.ClaimSource,
+            settings.GroupRule,
+            settings.GroupService,
+            settings.Removal,
+            settings.Posix,
+            settings.Credentials,
             settings.Storage,
             settings.Limits,
             settings.Ceiling,
@@ -132,11 +139,15 @@ def _default(field: Any) -> str:
         return "none"
     if isinstance(value, BaseModel) and value == type(value).model_construct():
         return "its defaults"
+    if value == "":
+        return "empty"
     return f"`{_value(value)}`"
 
 
 def _value(value: Any) -> str:
     """A value as a YAML file may hold it."""
+    if value == "":
+        return '""'
     if isinstance(value, BaseModel):
         return "{" + ", ".join(f"{key}: {_value(item)}" for key, item in value) + "}"
     if isinstance(value, bool):
