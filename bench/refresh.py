@@ -24,6 +24,7 @@ from tests.support.ports import free_port
 
 PEOPLE = 1000
 REQUESTS = 2000
+AT_ONCE = 10  # requests that are under way at a time
 PERIOD = 300.0  # seconds; the refresh age that sites have unless they choose another
 LIMIT = 0.1  # seconds that the hub's loop may be blocked
 
@@ -44,9 +45,9 @@ def measure() -> dict[str, Any]:
 async def _measure(issuer: str, folder: Path) -> dict[str, Any]:
     hub = await _hub(issuer, folder)
     spare_the_loop()  # as at the hub's start
+    hub.app.log.setLevel("WARNING")
     users = await _people(hub, issuer)
     tokens = [user.new_api_token() for user in users[: REQUESTS // 10]]
-    hub.app.log.setLevel("WARNING")
     visitors = multiprocessing.Process(target=_requests, args=(hub.url, tokens), daemon=True)
     visitors.start()
     stops: list[float] = []
@@ -61,7 +62,7 @@ async def _measure(issuer: str, folder: Path) -> dict[str, Any]:
     await stop_hub(hub)
     return {
         "what": f"{PEOPLE} users read again once, half of them with tokens that end soon, during"
-        f" {REQUESTS} requests to the hub",
+        f" {REQUESTS} requests to the hub, {AT_ONCE} at a time",
         "seconds for all": round(seconds, 1),
         "period": PERIOD,
         "users read": seen["people"],
@@ -105,6 +106,7 @@ async def _people(hub: Hub, issuer: str) -> list[Any]:
         token["expires_at"] = time.time() + (10 if number % 2 else 3600)  # type: ignore[assignment]
         state = {**token, "token_response": token, STATE_KEY: identity.to_state()}
         await user.save_auth_state(state)
+        user.sync_groups({USERS})
         binding.bind(hub.app.authenticator.db, issuer, name, name)
         users.append(user)
     return users
@@ -121,7 +123,7 @@ def _requests(url: str, tokens: list[str]) -> None:
 
 async def _ask(url: str, tokens: list[str]) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-        gate = asyncio.Semaphore(20)
+        gate = asyncio.Semaphore(AT_ONCE)
 
         async def ask(token: str) -> None:
             async with gate:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LONGEST = 65_536
 """Characters that a file may have: some twenty certificates."""
@@ -34,6 +34,15 @@ _RSA_BITS, _EC_BITS = 2048, 256
 _SKEW = timedelta(minutes=5)
 """How far the issuer's clock may be ahead. None is granted at the end: clients on this machine would not."""
 
+
+_MALFORMED = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What reading a certificate raises."""
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -81,6 +90,7 @@ def read_certificate(pem: str, *, now: datetime, common_name: str | None = None)
     key_text = _checked_key(key, chain[0])
     own = _checked_chain(chain)
     _check_validity(chain, now)
+    _check_purpose(own)
     if common_name is not None:
         _check_name(own, common_name)
     texts = [certificate.public_bytes(Encoding.PEM).decode() for certificate in chain]
@@ -111,7 +121,7 @@ def look_at(pem: str) -> tuple[str, datetime] | None:
         own = next((certificate for certificate in chain if not _is_proxy(certificate)), None)
         name = own.subject if own else x509.Name(chain[-1].subject.rdns[:-1])
         return _text(name), chain[0].not_valid_after_utc
-    except (ValueError, x509.DuplicateExtension):
+    except _MALFORMED:
         return None
 
 
@@ -141,7 +151,7 @@ def _certificate(text: str) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(text.encode())
         _ = certificate.extensions, certificate.subject.rdns, certificate.issuer.rdns  # read when asked for
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
+    except _MALFORMED:
         raise CertificateRefused("The certificate that came is malformed.") from None
     return certificate
 
@@ -230,6 +240,15 @@ def _check_validity(chain: Sequence[x509.Certificate], now: datetime) -> None:
             raise CertificateRefused(
                 f"The certificate of {_shown(certificate.subject)} ended on {end:%Y-%m-%d %H:%M} UTC already."
             )
+
+
+def _check_purpose(own: x509.Certificate) -> None:
+    """What TLS servers ask of a client's certificate (RFC 5280 sections 4.2.1.3 and 4.2.1.12)."""
+    usage = _extension(own, x509.KeyUsage)
+    purposes = _extension(own, x509.ExtendedKeyUsage)
+    for_clients = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+    if (usage and not usage.digital_signature) or (purposes and not for_clients & set(purposes)):
+        raise CertificateRefused("The certificate that came is not one for signing in, so no server takes it.")
 
 
 def _check_name(own: x509.Certificate, common_name: str) -> None:

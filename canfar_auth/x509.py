@@ -20,7 +20,7 @@ _INHERIT_ALL = bytes.fromhex("06082b06010505071501")  # DER of 1.3.6.1.5.5.7.21.
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate with its key, and the certificates above it but for the authority's own."""
+    """A certificate with its key, and the certificates above it."""
 
     certificate: x509.Certificate
     key: rsa.RSAPrivateKey = field(repr=False)
@@ -88,12 +88,11 @@ def make_proxy(
     Of servers only those take it that were told to: OpenSSL's X509_V_FLAG_ALLOW_PROXY_CERTS.
     """
     key = _new_key()
-    serial = x509.random_serial_number()
     above = holder.certificate.subject
     number = x509.NameAttribute(NameOID.COMMON_NAME, str(secrets.randbits(63)))
     subject = x509.Name([*above.rdns, x509.RelativeDistinguishedName([number])])
     builder = (
-        _builder(subject, above, key, now, _within(holder, now + lifetime), serial)
+        _builder(subject, above, key, now, _within(holder, now + lifetime))
         .add_extension(
             x509.UnrecognizedExtension(_PROXY_INFORMATION, _proxy_information(path_length)), critical=critical
         )
@@ -126,14 +125,13 @@ def _builder(
     key: rsa.RSAPrivateKey,
     begin: datetime,
     end: datetime,
-    serial: int | None = None,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
-        .serial_number(serial or x509.random_serial_number())
+        .serial_number(x509.random_serial_number())
         .not_valid_before(begin - _EARLIER)
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

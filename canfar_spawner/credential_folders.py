@@ -109,11 +109,9 @@ def _remove(folder: Path) -> None:
     """Removes our files, and the folder unless there is something else in it."""
     if folder.is_symlink():
         return
-    for name in FILES:
-        with suppress(FileNotFoundError, NotADirectoryError):
+    for name in (*FILES, *(f"{name}.new" for name in FILES)):
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             (folder / name).unlink()
-        with suppress(FileNotFoundError, NotADirectoryError):
-            (folder / f"{name}.new").unlink()
     try:
         folder.rmdir()
     except FileNotFoundError:

@@ -12,8 +12,8 @@ import json
 import logging
 import random
 import traceback
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -235,16 +235,14 @@ class Renewer:
 
     async def end(self, owner: str, session: str) -> None:
         """Removes what a session had that ended; with the owner's last one, everything. Logs what stays."""
-        entry = self._owners.get(owner, _Owner())
+        entry = self._owners.setdefault(owner, _Owner())
         async with entry.writing:
             entry.sessions.discard(session)
             entry.served.discard(session)
             if not entry.sessions:
                 entry.held = {}
-            try:
+            with _logged(f"Credentials of {owner} were not removed"):
                 await self._store.remove(owner, session, frozenset(entry.sessions))
-            except OSError as error:
-                log.error("Credentials of %s were not removed: %s.", owner, error.strerror)
             if not entry.sessions and self._owners.get(owner) is entry:
                 del self._owners[owner]
 
@@ -259,10 +257,8 @@ class Renewer:
                     entry = _Owner(set(found.sessions), set(found.sessions), found.ids)
                     self._owners[owner] = entry
                     await self._take_over(owner, entry)
-            try:
+            with _logged("Credentials that nobody uses were not removed"):
                 await self._store.sweep({owner: set(entry.sessions) for owner, entry in self._owners.items()})
-            except OSError as error:
-                log.error("Credentials that nobody uses were not removed: %s.", error.strerror)
 
     async def renew_due(self) -> None:
         """One round: renews what is due for the owners of running sessions. One failure stops no other."""
@@ -296,7 +292,9 @@ class Renewer:
                 return None
             held = entry.held.get(name, Held())
             pending = waiting if name in entry.flights and not held.error else ""
-            return replace(held, there=held.is_valid(now), error=held.error or pending)
+            there = held.is_valid(now)
+            not_after = held.not_after if there else None
+            return replace(held, there=there, not_after=not_after, error=held.error or pending)
 
         return Status(shown(CERTIFICATE), shown(TOKEN), now)
 
@@ -342,12 +340,9 @@ class Renewer:
                 return
             before = entry.held.get(name, Held())
             after = before.failed(f"{_told(name, before, self._now())} {why}", self._now(), self._chance())
-            held = {**entry.held, name: after}
-            try:
-                await self._write(owner, entry, held, {} if after.there else {name: None})
-            except OSError as error:
-                entry.held = held
-                log.error("Credentials of %s cannot be kept: %s.", owner, error.strerror)
+            entry.held = {**entry.held, name: after}
+            with _logged(f"Credentials of {owner} cannot be kept"):
+                await self._write(owner, entry, entry.held, {} if after.there else {name: None})
 
     # The store
 
@@ -365,21 +360,31 @@ class Renewer:
         async with entry.writing:
             if session in entry.served or session not in entry.sessions:
                 return
-            try:
+            with _logged(f"Credentials of {owner} cannot be kept"):
                 await self._write(owner, entry, entry.held, {})
-            except OSError as error:
-                log.error("Credentials of %s cannot be kept: %s.", owner, error.strerror)
 
     async def _take_over(self, owner: str, entry: _Owner) -> None:
         """What an earlier hub left to running sessions; without what the site no longer gives."""
         async with entry.writing:
-            try:
+            with _logged(f"Credentials of {owner} cannot be taken over"):
                 found = _from_state(await self._store.read(owner))
                 entry.held = {name: held for name, held in found.items() if name in self._names}
                 if gone := {name: None for name in found if name not in self._names}:
                     await self._write(owner, entry, entry.held, gone)
-            except OSError as error:
-                log.error("Credentials of %s cannot be read: %s.", owner, error.strerror)
+
+
+@contextmanager
+def _logged(failure: str) -> Iterator[None]:
+    """Goes on after a fault of the store, and logs it; of what nobody foresaw without its text."""
+    try:
+        yield
+    except Exception as error:
+        log.error("%s: %s.", failure, getattr(error, "strerror", None) or _place(error))
+
+
+def _place(error: Exception) -> str:
+    """The kind of an error and where it was raised, without its text, which may hold secrets."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__)).rstrip()}"
 
 
 def _sentence(error: Exception, owner: str, name: str) -> str:
@@ -388,8 +393,7 @@ def _sentence(error: Exception, owner: str, name: str) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"It could not be written ({error.strerror})."
-    where = "".join(traceback.format_tb(error.__traceback__))
-    log.error("Unforeseen %s for the %s of %s:\n%s", type(error).__name__, _NOUNS[name], owner, where)
+    log.error("Unforeseen for the %s of %s: %s", _NOUNS[name], owner, _place(error))
     return "Something went wrong that the administrators' log says more about."
 
 

@@ -18,11 +18,12 @@ from canfar_auth.refusal import ProviderUnavailable, SignInRefused
 from canfar_site.settings import Site
 from canfar_spawner.credentials import CredentialStore, Renewer, Running, SignInNeeded, Status
 from canfar_spawner.planned import UPKEEP, PlannedSpawner
+from canfar_spawner.spec import Refused
 
 log = logging.getLogger("canfar.upkeep")
 
 _LEAST_SECONDS = 60  # that a token should live which a certificate is asked for with
-_AT_ONCE = 10  # users whose memberships are read side by side: the provider has others to serve
+_AT_ONCE = 5  # users whose memberships are read side by side: the provider and the loop have others to serve
 
 
 class Upkeep:
@@ -40,12 +41,17 @@ class Upkeep:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, app: Any) -> None:
-        """Begin rounds in this hub; they end with its event loop."""
+        """Begin rounds in this hub; they end with its event loop, or with `stop`."""
         self._app = app
         app.tornado_settings[UPKEEP] = self  # where sessions find their credentials
         source = Delegation(app, self._site)
         self._renewer = Renewer(self._site.credentials, source, self._store)
         self._task = asyncio.ensure_future(self._rounds())
+
+    def stop(self) -> None:
+        """End the rounds."""
+        if self._task:
+            self._task.cancel()
 
     async def _rounds(self) -> None:
         spare_the_loop()
@@ -83,7 +89,12 @@ class Upkeep:
             if isinstance(spawner, PlannedSpawner) and spawner.spec:
                 owner = spawner.user.name
                 others = found[owner].sessions if owner in found else frozenset()
-                found[owner] = Running(others | {spawner.spec.id}, spawner.account(spawner.spec))
+                try:
+                    ids = spawner.account(spawner.spec)
+                except Refused:  # it began when the hub ran under another account
+                    log.warning("Session %s has no credentials any more.", spawner._log_name)
+                    continue
+                found[owner] = Running(others | {spawner.spec.id}, ids)
         return found
 
     def _running(self) -> list[PlannedSpawner]:

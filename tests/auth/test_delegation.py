@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import logging
 import subprocess
@@ -285,6 +286,14 @@ def _alone() -> str:
 def test_what_must_not_be_used_is_refused_with_its_reason(case: str) -> None:
     make, reason = BAD[case]
     assert reason in refused(make())
+
+
+def test_versions_that_nobody_knows_are_refused() -> None:
+    der = holder().certificate.public_bytes(serialization.Encoding.DER)
+    broken = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020107"), 1)
+    text = f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(broken).decode()}-----END CERTIFICATE-----\n"
+    assert "malformed" in refused(text + holder().key_pem())
+    assert look_at(text) is None
 
 
 def test_a_name_cannot_forge_a_line_of_a_log() -> None:

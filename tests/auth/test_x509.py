@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509 as cryptography_x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from canfar_auth import x509
 from canfar_auth.certificate import CertificateRefused, read_certificate
@@ -202,6 +203,21 @@ def accepted(folder: Path, pem: Path, *, allow_proxies: bool) -> bool:
         ours.close()
         thread.join()
         theirs.close()
+
+
+@pytest.mark.parametrize("lacking", ["digitalSignature", "clientAuth"])
+def test_a_certificate_that_no_server_takes_is_not_taken_here(
+    folder: Path, tmp_path: Path, lacking: str
+) -> None:
+    usage = x509._usage(key_encipherment=True)
+    purpose = cryptography_x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    extension = usage if lacking == "digitalSignature" else purpose
+    made = remade(person(), authority(), without=extension.oid.dotted_string, added=extension)
+    pem = tmp_path / "cadcproxy.pem"
+    pem.write_text(made.pem())
+    assert not accepted(folder, pem, allow_proxies=True)
+    with pytest.raises(CertificateRefused, match="not one for signing in"):
+        read_certificate(pem.read_text(), now=NOW)
 
 
 def test_we_take_what_openssl_takes_from_a_proxy_on(case: tuple[Path, bool, bool]) -> None:

@@ -1,33 +1,24 @@
-"""Sessions' credentials: got at the start, fresh while they run, gone afterwards, and never torn or shown."""
+"""Sessions' credentials: got at the start, fresh while they run, gone afterwards, and never shown."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
-import os
-import shutil
 import stat
 import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from canfar_auth.certificate import look_at
 from canfar_auth.delegation import Certificate, CertificateRefused, CredClient
-from canfar_auth.identity import PosixIds
 from canfar_auth.outbound import Outbound, Unavailable
-from canfar_auth.refresh import Token
 from canfar_site.settings import Credentials
-from canfar_spawner.accounts import as_account
-from canfar_spawner.credential_folders import FolderStore, folder_name
+from canfar_spawner.credential_folders import FolderStore
 from canfar_spawner.credentials import (
     CERTIFICATE,
     EXPIRES,
@@ -44,66 +35,21 @@ from canfar_spawner.credentials import (
 )
 from tests.support import faults
 from tests.support.cred_server import NOW, CredServer
-
-CRED = "https://cred.example.org/cred/generate"
-BOTH = Credentials(cred=CRED)
-SECRET = "hunter2"
-DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
-IDS = PosixIds(899_998, 899_998)
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other accounts")
-
-
-class Clock:
-    """A clock that moves when a test says so."""
-
-    def __init__(self) -> None:
-        self.time = NOW
-
-    def __call__(self) -> datetime:
-        return self.time
-
-    def pass_(self, time: timedelta) -> None:
-        self.time += time
-
-
-class Source:
-    """Gives numbered credentials, or what `faults` says for an owner; waits while `gate` is closed."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.faults: dict[str, Exception] = {}
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.certificates: list[str] = []
-        self.tokens: list[tuple[str, float]] = []
-        self.days: float = 7
-        self.token_life: timedelta | None = HOUR
-        self.at_once = self.most_at_once = 0
-
-    async def certificate(self, owner: str) -> Certificate:
-        self.certificates.append(owner)
-        await self._turn(owner)
-        end = self.clock() + self.days * DAY
-        pem = f"certificate {len(self.certificates)} of {owner} with {SECRET}\n"
-        names = ("CN=1,CN=" + owner, "CN=" + owner, "CN=Test authority")
-        return Certificate(pem, *names, self.clock(), end, is_proxy=True)
-
-    async def access_token(self, owner: str, seconds: float) -> Token:
-        self.tokens.append((owner, seconds))
-        await self._turn(owner)
-        end = self.clock() + self.token_life if self.token_life else None
-        return Token(f"token {len(self.tokens)} of {owner} with {SECRET}", end)
-
-    async def _turn(self, owner: str) -> None:
-        self.at_once += 1
-        self.most_at_once = max(self.at_once, self.most_at_once)
-        try:
-            await asyncio.sleep(0)
-            await self.gate.wait()
-            if owner in self.faults:
-                raise self.faults[owner]
-        finally:
-            self.at_once -= 1
+from tests.support.credential_source import (
+    BOTH,
+    CRED,
+    DAY,
+    HOUR,
+    MINUTE,
+    SECRET,
+    Clock,
+    FailingStore,
+    Source,
+    certificate_of,
+    names,
+    renewer_of,
+    state,
+)
 
 
 @pytest.fixture
@@ -121,29 +67,9 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "credentials")
 
 
-def renewer_of(source: Source, store: FolderStore, settings: Credentials = BOTH, **how: Any) -> Renewer:
-    return Renewer(settings, source, store, now=source.clock, chance=lambda: 1.0, **how)
-
-
 @pytest.fixture
 def renewer(source: Source, store: FolderStore) -> Renewer:
     return renewer_of(source, store)
-
-
-def state(store: FolderStore, owner: str = "astronomer") -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((store.folder(owner) / EXPIRES).read_text())
-    return told
-
-
-def names(store: FolderStore, owner: str = "astronomer") -> set[str]:
-    folder = store.folder(owner)
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
-
-
-def certificate_of(status: Status | None) -> Held:
-    assert status is not None
-    assert status.certificate is not None
-    return status.certificate
 
 
 # What a session gets
@@ -190,24 +116,19 @@ async def test_what_the_site_does_not_give_is_not_asked_for(source: Source, stor
     assert source.certificates == []
 
 
-async def test_many_sessions_that_start_at_once_ask_once(
-    renewer: Renewer, source: Source, store: FolderStore
-) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+async def test_many_sessions_that_start_at_once_ask_once(renewer: Renewer, source: Source, fails: bool) -> None:
+    if fails:
+        source.faults["astronomer"] = Unavailable("It is down.")
     statuses = await asyncio.gather(*(renewer.begin("astronomer", f"s{n}", None) for n in range(20)))
     assert source.certificates == ["astronomer"]
-    assert len(source.tokens) == 1
-    assert all(certificate_of(status).is_valid(NOW) for status in statuses)
-    await renewer.begin("astronomer", "later", None)
-    assert source.certificates == ["astronomer"]
-
-
-async def test_many_sessions_that_start_at_once_share_a_failure(renewer: Renewer, source: Source) -> None:
-    source.faults["astronomer"] = Unavailable("It is down.")
-    statuses = await asyncio.gather(*(renewer.begin("astronomer", f"s{n}", None) for n in range(20)))
-    assert source.certificates == ["astronomer"]
+    assert [owner for owner, _ in source.tokens] == ["astronomer"]
+    assert {certificate_of(status).is_valid(NOW) for status in statuses} == {not fails}
     assert {certificate_of(status).error for status in statuses} == {
-        "There is no certificate for you. It is down."
+        "There is no certificate for you. It is down." if fails else ""
     }
+    await renewer.begin("astronomer", "later", None)
+    assert len(source.certificates) == 1 + fails
 
 
 async def test_a_start_that_failed_does_not_keep_the_next_from_trying(renewer: Renewer, source: Source) -> None:
@@ -267,39 +188,61 @@ async def test_a_site_may_require_a_certificate(source: Source, store: FolderSto
 # Renewal
 
 
-async def test_a_program_that_reads_again_sees_each_new_certificate(clock: Clock, store: FolderStore) -> None:
-    """A real service, a real client, and a real program that runs over two renewals."""
+@pytest.fixture
+async def real(clock: Clock, store: FolderStore) -> AsyncIterator[tuple[CredServer, Renewer]]:
+    """A service over HTTP, and credentials that come from it."""
     with CredServer(clock) as server:
         server.users["token"] = "astronomer_x1"
-        outbound = Outbound([server.host])
+        outbound = Outbound([server.host], attempts=1)
         client = CredClient(Credentials(cred=server.generate), outbound, clock)
 
         class Real(Source):
             async def certificate(self, owner: str) -> Certificate:
                 return await client.certificate("token", owner, "1")
 
-        renewer = renewer_of(Real(clock), store)
-        await renewer.begin("astronomer", "s1", None)
-        path = environment(store.folder("astronomer"), BOTH)["X509_USER_PROXY"]
-        program = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-c", READS_WHEN_ASKED, path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert program.stdin
-        assert program.stdout
-        seen = []
-        for _ in range(3):
-            program.stdin.write("\n")
-            program.stdin.flush()
-            seen.append(datetime.fromisoformat(program.stdout.readline().strip()))
-            clock.pass_(5 * DAY)
-            await renewer.renew_due()
-        program.stdin.close()
-        assert program.wait(10) == 0
+        yield server, renewer_of(Real(clock), store)
         await outbound.close()
-    assert seen == [NOW + 7 * DAY, NOW + 12 * DAY, NOW + 17 * DAY]
+
+
+async def test_a_service_that_is_down_says_so_to_the_user(
+    real: tuple[CredServer, Renewer], clock: Clock, store: FolderStore
+) -> None:
+    server, renewer = real
+    server.fault = faults.Status(503)
+    assert certificate_of(await renewer.begin("astronomer", "s1", None)).error == (
+        "There is no certificate for you. The certificate service does not answer as it should."
+    )
+    server.fault = None
+    clock.pass_(HOUR)
+    await renewer.renew_due()
+    assert certificate_of(renewer.status("astronomer")).error == ""
+    found = look_at((store.folder("astronomer") / CERTIFICATE).read_text())
+    assert found == ("CN=astronomer_x1,O=Example", clock() + 7 * DAY)
+
+
+async def test_a_program_that_reads_again_sees_each_new_certificate(
+    real: tuple[CredServer, Renewer], clock: Clock, store: FolderStore
+) -> None:
+    """One that runs over two renewals, and only opens the file again when it is told to."""
+    server, renewer = real
+    await renewer.begin("astronomer", "s1", None)
+    path = environment(store.folder("astronomer"), BOTH)["X509_USER_PROXY"]
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", READS_WHEN_ASKED, path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert program.stdin
+    assert program.stdout
+    seen = []
+    for _ in range(3):
+        program.stdin.write(b"\n")
+        seen.append((await program.stdout.readline()).decode().strip())
+        clock.pass_(5 * DAY)
+        await renewer.renew_due()
+    program.stdin.close()
+    assert await program.wait() == 0
+    assert seen == [(NOW + days * DAY).isoformat() for days in (7, 12, 17)]
     assert len(server.given) == 4
 
 
@@ -408,7 +351,7 @@ async def test_after_failures_it_is_asked_for_less_and_less_often(
     assert certificate_of(renewer.status("astronomer")).error == ""
 
 
-async def test_back_off_is_jittered(source: Source, store: FolderStore, clock: Clock) -> None:
+def test_back_off_is_jittered() -> None:
     failed = [Held().failed("", NOW, chance).due for chance in (0.0, 0.5, 1.0)]
     assert failed == [NOW + 30 * MINUTE / 60, NOW + 45 * MINUTE / 60, NOW + MINUTE]
 
@@ -424,7 +367,8 @@ async def test_a_certificate_stays_until_its_end_and_is_then_removed(
     assert CERTIFICATE in names(store)
     assert certificate_of(renewer.status("astronomer")).is_valid(clock())
     clock.pass_(MINUTE)
-    assert not certificate_of(renewer.status("astronomer")).there
+    ended = certificate_of(renewer.status("astronomer"))
+    assert (ended.there, ended.not_after) == (False, None)
     await renewer.renew_due()
     assert CERTIFICATE not in names(store)
     assert state(store)[CERTIFICATE] | {"renewal": ""} == {
@@ -450,21 +394,53 @@ async def test_what_comes_and_has_ended_already_is_not_used(
     assert TOKEN not in names(store)
 
 
-async def test_a_full_disk_is_told_and_leaves_what_was_there(
-    renewer: Renewer, source: Source, clock: Clock, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+STORE_FAULTS = [OSError(28, "No space left on device"), RuntimeError(f"unforeseen: {SECRET}")]
+
+
+@pytest.mark.parametrize("fault", STORE_FAULTS)
+async def test_a_store_that_fails_for_one_leaves_what_was_there_and_stops_no_other(
+    source: Source, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: Exception
 ) -> None:
-    await renewer.begin("astronomer", "s1", None)
-
-    async def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(store, "write", full)
+    store = FailingStore(tmp_path / "credentials")
+    renewer = renewer_of(source, store)
+    for owner in ("astronomer", "visitor"):
+        await renewer.begin(owner, "s1", None)
+    store.faults["astronomer"] = fault
     clock.pass_(5 * DAY)
     await renewer.renew_due()
     held = certificate_of(renewer.status("astronomer"))
     assert held.is_valid(clock())
-    assert "No space left on device" in held.error
+    assert held.not_after == NOW + 7 * DAY
+    assert (isinstance(fault, OSError) and "No space left on device" in held.error) or "log" in held.error
     assert (store.folder("astronomer") / CERTIFICATE).read_text().startswith("certificate 1")
+    assert certificate_of(renewer.status("visitor")).not_after == clock() + 7 * DAY
+    asked = len(source.certificates)
+    await renewer.renew_due()
+    assert len(source.certificates) == asked  # it is not asked at each round
+    store.faults.clear()
+    clock.pass_(HOUR)
+    await renewer.renew_due()
+    assert certificate_of(renewer.status("astronomer")).not_after == clock() + 7 * DAY
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("fault", STORE_FAULTS)
+async def test_with_a_store_that_fails_sessions_start_end_and_are_taken_over(
+    source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
+    store = FailingStore(tmp_path / "credentials")
+    store.faults["astronomer"] = fault
+    renewer = renewer_of(source, store)
+    status = await renewer.begin("astronomer", "s1", None)
+    assert not certificate_of(status).there
+    assert certificate_of(status).error
+    await renewer.end("astronomer", "s1")
+    assert renewer.status("astronomer") is None
+    await renewer.adopt({owner: Running(frozenset({"s1"}), None) for owner in ("astronomer", "visitor")})
+    await renewer.renew_due()
+    assert certificate_of(renewer.status("visitor")).is_valid(NOW)
+    assert not certificate_of(renewer.status("astronomer")).there
+    assert SECRET not in caplog.text
 
 
 # The end
@@ -581,164 +557,6 @@ async def test_what_a_site_no_longer_gives_is_taken_from_running_sessions(
     assert names(store) == {CERTIFICATE, EXPIRES}
 
 
-# Folders
-
-
-async def test_a_reader_never_sees_a_torn_file(store: FolderStore) -> None:
-    path = store.folder("astronomer") / CERTIFICATE
-    versions = [str(n % 10) * (20_000 + 7 * n) for n in range(300)]
-    whole = set(versions)
-    await store.write("astronomer", ["s1"], {CERTIFICATE: versions[0]}, None)
-    torn: list[str] = []
-    reads = 0
-    stop = threading.Event()
-
-    def read() -> None:
-        nonlocal reads
-        while not stop.is_set():
-            text = path.read_text()
-            reads += 1
-            if text not in whole:
-                torn.append(text[:50])
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for version in versions:
-        await store.write("astronomer", ["s1"], {CERTIFICATE: version}, None)
-    stop.set()
-    reader.join()
-    assert torn == []
-    assert reads
-    assert names(store) == {CERTIFICATE}
-
-
-@pytest.mark.parametrize(
-    "owner",
-    [
-        "astronomer",
-        "first.last@example.org",
-        "..",
-        ".",
-        ".hidden",
-        "a/b",
-        "a%2Fb",
-        "%2E",
-        "a b",
-        "A\n",
-        "é",
-        "~",
-    ],
-)
-def test_a_folders_name_is_one_name_and_its_owners_alone(store: FolderStore, owner: str) -> None:
-    folder = store.folder(owner)
-    assert folder.parent == store.folder("x").parent
-    assert not folder.name.startswith(".")
-    assert folder.name.isprintable()
-
-
-def test_no_two_users_share_a_folder() -> None:
-    owners = [
-        "a.b",
-        "a%2Eb",
-        "a%252Eb",
-        ".a",
-        "%2Ea",
-        "%252Ea",
-        "a/b",
-        "a%2Fb",
-        "..",
-        "%2E.",
-        ".",
-        "A",
-        "a",
-        "a@b",
-    ]
-    assert len({folder_name(owner) for owner in owners}) == len(owners)
-
-
-@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
-def test_a_place_that_others_can_change_is_refused(tmp_path: Path, mode: int) -> None:
-    place = tmp_path / "credentials"
-    place.mkdir()
-    place.chmod(mode)
-    with pytest.raises(PermissionError):
-        FolderStore(place)
-
-
-async def test_a_link_in_place_of_a_folder_is_not_followed(store: FolderStore, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / CERTIFICATE).write_text("mine")
-    store.folder("astronomer").symlink_to(elsewhere)
-    with pytest.raises(PermissionError):
-        await store.write("astronomer", ["s1"], {CERTIFICATE: "new"}, None)
-    await store.remove("astronomer", "s1", ())
-    assert (elsewhere / CERTIFICATE).read_text() == "mine"
-
-
-async def test_only_our_files_are_removed(store: FolderStore, caplog: pytest.LogCaptureFixture) -> None:
-    await store.write("astronomer", ["s1"], {CERTIFICATE: "x", TOKEN: "x"}, None)
-    (store.folder("astronomer") / "notes").write_text("mine")
-    await store.sweep({})
-    assert names(store) == {"notes"}
-    assert "stays" in caplog.text
-
-
-@pytest.fixture
-def open_place() -> Iterator[Path]:
-    """A folder that other accounts can enter, as pytest's own are not."""
-    made = Path(tempfile.mkdtemp(prefix="canfar-credentials-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
-
-
-@needs_root
-async def test_under_root_the_owner_reads_and_others_do_not(open_place: Path, source: Source) -> None:
-    store = FolderStore(open_place / "credentials")
-    renewer = renewer_of(source, store)
-    await renewer.begin("astronomer", "s1", IDS)
-    folder = store.folder("astronomer")
-    mine, theirs = as_account(IDS), as_account(PosixIds(899_999, 899_999))
-    for name in (CERTIFICATE, TOKEN, EXPIRES):
-        assert (folder / name).stat().st_uid == IDS.uid
-        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
-        assert _runs("cat", folder / name, account=mine)
-        assert not _runs("cat", folder / name, account=theirs)
-    assert _runs("ls", folder, account=mine)
-    assert not _runs("ls", folder, account=theirs)
-    assert not _runs("ls", folder.parent, account=mine)
-    # The folder is root's, so that nothing of a user's is ever where root writes.
-    for command in (
-        ["mkdir", folder / "x"],
-        ["ln", "-s", "/etc/shadow", folder / "x"],
-        ["mkfifo", folder / f"{CERTIFICATE}.new"],
-        ["rm", folder / CERTIFICATE],
-        ["mv", folder / CERTIFICATE, folder / "x"],
-        ["mv", folder, folder.parent / "x"],
-        ["chmod", "777", folder],
-        ["ln", folder / CERTIFICATE, folder / "x"],
-    ):
-        assert not _runs(*command, account=mine)
-    assert names(store) == {CERTIFICATE, TOKEN, EXPIRES}
-
-
-@needs_root
-async def test_root_does_not_write_into_a_folder_that_is_a_users(open_place: Path) -> None:
-    store = FolderStore(open_place / "credentials")
-    folder = store.folder("astronomer")
-    folder.mkdir()
-    os.chown(folder, IDS.uid, IDS.gid)
-    with pytest.raises(PermissionError):
-        await store.write("astronomer", ["s1"], {CERTIFICATE: "x"}, IDS)
-    assert list(folder.iterdir()) == []
-
-
-def _runs(*command: object, account: Mapping[str, Any]) -> bool:
-    done = subprocess.run([str(word) for word in command], cwd="/", capture_output=True, check=False, **account)
-    return done.returncode == 0
-
-
 # Nothing secret is told
 
 
@@ -762,31 +580,3 @@ async def test_nothing_secret_is_logged_or_shown(
 async def test_the_record_holds_nothing_secret(renewer: Renewer, store: FolderStore) -> None:
     await renewer.begin("astronomer", "s1", None)
     assert SECRET not in (store.folder("astronomer") / EXPIRES).read_text()
-
-
-# Against the real service
-
-
-async def test_a_service_that_is_down_says_so_to_the_user(clock: Clock, store: FolderStore) -> None:
-    with CredServer(clock) as server:
-        server.users["token"] = "astronomer"
-        outbound = Outbound([server.host], attempts=1)
-        client = CredClient(Credentials(cred=server.generate), outbound, clock)
-
-        class Real(Source):
-            async def certificate(self, owner: str) -> Certificate:
-                return await client.certificate("token", owner, "1")
-
-        renewer = renewer_of(Real(clock), store)
-        server.fault = faults.Status(503)
-        status = await renewer.begin("astronomer", "s1", None)
-        assert certificate_of(status).error == (
-            "There is no certificate for you. The certificate service does not answer as it should."
-        )
-        server.fault = None
-        clock.pass_(HOUR)
-        await renewer.renew_due()
-        assert certificate_of(renewer.status("astronomer")).error == ""
-        found = look_at((store.folder("astronomer") / CERTIFICATE).read_text())
-        assert found == ("CN=astronomer,O=Example", clock().astimezone(UTC) + 7 * DAY)
-        await outbound.close()

@@ -12,7 +12,10 @@ from jupyterhub import orm
 from jupyterhub.spawner import SpawnException
 from jupyterhub.utils import url_path_join
 
-from canfar_site.settings import Site
+from canfar_site.settings import Credentials, Site
+from canfar_spawner.credential_folders import FolderStore
+from canfar_spawner.spec import Refused, SessionSpec
+from canfar_spawner.upkeep import Upkeep
 from tests.support.identities import USERS, identity
 from tests.support.oidc_hub import NoProxy
 from tests.support.ports import free_port
@@ -147,3 +150,26 @@ async def test_a_session_that_is_to_end_says_so_and_stays_when_its_owner_may_aga
         await spawner.review(now + grace / 2)
         assert (spawner.notices, spawner.is_over(now + YEAR)) == ([], False)
         assert "ends_at" not in spawner.orm_spawner.state
+
+
+async def test_a_session_without_ids_keeps_nobody_elses_credentials_from_being_taken_over(
+    hub: Any, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = site.model_copy(update={"credentials": Credentials(access_token=False)})
+
+    async def taken_over() -> bool:
+        upkeep = Upkeep(nothing, FolderStore(tmp_path / "credentials"))
+        upkeep.start(hub)
+        await upkeep.credentials()
+        upkeep.stop()
+        return upkeep.credential_status("astronomer") is not None
+
+    async with await person(hub) as client:
+        await client.post("api/users/astronomer/servers/mine", json={"user_options": {"profile": "open"}})
+        assert await taken_over()
+
+        def account(spec: SessionSpec) -> None:
+            raise Refused("ids", 503, "Not known.")
+
+        monkeypatch.setattr(hub.users["astronomer"].spawners["mine"], "account", account)
+        assert not await taken_over()
