@@ -33,7 +33,7 @@ from canfar_auth.handlers import (
 )
 from canfar_auth.identity import STATE_KEY, USERNAME_PATTERN, Identity, Membership
 from canfar_auth.outbound import Outbound, Unavailable
-from canfar_auth.posix import make_source
+from canfar_auth.posix_sources import make_source
 from canfar_auth.refresh import RefreshingOAuthenticator, reading, status_of
 from canfar_auth.refusal import ProviderUnavailable, SignInRefused
 from canfar_auth.resolver import Resolver

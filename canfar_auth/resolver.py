@@ -12,7 +12,8 @@ from canfar_auth.gms import GmsClient
 from canfar_auth.identity import GroupSet, Identity, PosixIds
 from canfar_auth.membership import merge, with_last
 from canfar_auth.outbound import Unavailable
-from canfar_auth.posix import PosixRefused, PosixSource
+from canfar_auth.posix import PosixRefused
+from canfar_auth.posix_sources import PosixSource
 from canfar_site.settings import Groups
 
 log = logging.getLogger("canfar.identity")

@@ -17,7 +17,8 @@ from sqlalchemy import create_engine, make_url, text
 from canfar_auth.allocator import Allocator
 from canfar_auth.identity import PosixIds
 from canfar_auth.outbound import Outbound, Unavailable
-from canfar_auth.posix import PosixRefused, make_source
+from canfar_auth.posix import PosixRefused
+from canfar_auth.posix_sources import make_source
 from canfar_site.settings import Posix
 from tests.support import postgres
 from tests.support.identities import SURVEY, USERS, identity

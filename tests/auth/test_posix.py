@@ -15,15 +15,14 @@ from canfar_auth.posix import (
     BASE_GROUP,
     BASE_PASSWD,
     PosixRefused,
-    PosixSource,
     checked,
     dropped_by_nfs,
     group_file,
     is_usable,
-    make_source,
     passwd_file,
     short_names,
 )
+from canfar_auth.posix_sources import PosixSource, make_source
 from canfar_site.settings import Posix
 from tests.support.faults import Garbage, Redirect, Status, Truncated
 from tests.support.identities import SURVEY, USERS, identity
