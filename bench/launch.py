@@ -17,7 +17,8 @@ from typing import Any
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.support.browser import CHROMIUM, sign_in
-from tests.support.stack import Stack, free_ports, running
+from tests.support.ports import free_port
+from tests.support.stack import Stack, running
 
 RUNS = 7
 LIMIT = 0.5  # seconds above the program alone, at the median
@@ -65,7 +66,7 @@ def _launch(page: Page, stack: Stack) -> float:
 
 def _alone(page: Page, stack: Stack, folder: Path) -> float:
     """The program with the session's own command line, home and variables, without hub and gateway."""
-    port = free_ports(1)
+    port = free_port()
     arc = stack.data / "arc"
     home = arc / "home" / "astronomer"
     command = [

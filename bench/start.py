@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.support.stack import ROOT, Stack, demo_command, free_ports, until
+from tests.support.stack import ROOT, Stack, demo_command, demo_port, until
 
 RUNS = 5
 LIMIT = 8.0  # seconds
@@ -29,7 +29,7 @@ def measure() -> dict[str, Any]:
 
 
 def _start(folder: Path) -> float:
-    port = free_ports()
+    port = demo_port()
     before = time.monotonic()
     process = subprocess.Popen(
         demo_command(port, folder / "data"),

@@ -99,6 +99,12 @@ class Allocator:
             log.error("The database of numeric ids cannot be used: %s.", type(error).__name__)
             raise Unavailable("The database of numeric ids cannot be used.") from None
 
+    def move_issuer(self, old: str, new: str) -> None:
+        """Keep everybody's number where a provider has another address than before, and the same accounts."""
+        self._prepare()
+        with self._engine.execution_options(canfar_writes=True).begin() as connection:
+            connection.execute(update(_ids).where(_ids.c.issuer == old).values(issuer=new))
+
     def _give(self, keys: Sequence[Key]) -> dict[Key, int]:
         with self._engine.execution_options(canfar_writes=True).begin() as connection:
             # The marks are locked, so writers follow one another (SQLite knows no such lock, and needs none).

@@ -424,9 +424,9 @@ class CanfarOAuthenticator(RefreshingOAuthenticator):
             raise refusal.taken_username(claimed, self.contact) from None
 
     async def known_identity(self, username: str) -> Identity | None:
-        """The identity from the user's last sign-in or refresh; ``None`` when none is kept."""
+        """The identity from the user's last sign-in or refresh; ``None`` when none is kept of this provider."""
         user = self.parent.users.get(username)
-        return Identity.from_state((await user.get_auth_state() or {}).get(STATE_KEY)) if user else None
+        return Identity.from_state((await self.auth_state_of(user)).get(STATE_KEY)) if user else None
 
     def _model(self, identity: Identity, state: dict[str, Any]) -> dict[str, Any]:
         admin = True if identity.username in self.admin_users else None

@@ -57,6 +57,12 @@ def bind(db: Session, issuer: str, subject: str, username: str) -> None:
         db.commit()
 
 
+def move_issuer(db: Session, old: str, new: str) -> None:
+    """Keep everybody's name where a provider has another address than before, and the same accounts."""
+    db.query(_Binding).filter_by(issuer=old).update({"issuer": new})
+    db.commit()
+
+
 def release(db: Session, username: str) -> None:
     """Forget whose the name is, as when an administrator deletes the user."""
     db.query(_Binding).filter_by(username=username).delete()

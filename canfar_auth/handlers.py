@@ -68,8 +68,8 @@ class CanfarLogoutHandler(OAuthLogoutHandler):
     async def handle_logout(self) -> None:
         """Remember the ID token while the user is still known."""
         await super().handle_logout()
-        state = await self.current_user.get_auth_state() if self.current_user else None
-        self._id_token = str((state or {}).get("id_token") or "")
+        state = await self.authenticator.auth_state_of(self.current_user) if self.current_user else {}
+        self._id_token = str(state.get("id_token") or "")
 
     async def render_logout_page(self) -> None:
         """Send the browser to the provider's end of session, or show the hub's own page."""

@@ -108,10 +108,6 @@ class Identity:
     """What each source told last; ``groups`` is merged from them."""
     posix: PosixIds | None = None
 
-    def is_same_person(self, other: Identity) -> bool:
-        """Whether both are one (issuer, subject), whatever their names and groups say."""
-        return (self.issuer, self.subject) == (other.issuer, other.subject)
-
     def to_state(self) -> dict[str, object]:
         """The JSON object kept in ``auth_state`` under ``STATE_KEY``; ``from_state`` reads it back."""
         return {

@@ -55,7 +55,8 @@ class RefreshingOAuthenticator(GenericOAuthenticator):
     """Upstream's refresh, with three differences.
 
     Its outcome is kept here, also for users who make no requests; an outage takes nothing away; and whoever is
-    no member any more is refused. Subclasses give ``discover``, ``resolver``, ``trusted`` and ``_model``.
+    no member any more is refused. Subclasses give ``issuer``, ``discover``, ``resolver``, ``trusted`` and
+    ``_model``.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -101,8 +102,7 @@ class RefreshingOAuthenticator(GenericOAuthenticator):
         return await self.reread(user)
 
     async def _reread(self, user: Any) -> Standing:
-        state = await user.get_auth_state() or {}
-        known = Identity.from_state(state.get(STATE_KEY))
+        known = Identity.from_state((await self.auth_state_of(user)).get(STATE_KEY))
         if known is None:
             return Standing.EXPIRED if binding.is_bound(self.db, user.name) else Standing.NEW
         standing = Standing.MEMBER
@@ -124,6 +124,15 @@ class RefreshingOAuthenticator(GenericOAuthenticator):
         user._auth_refreshed = time.monotonic() if standing is Standing.MEMBER else None
         return standing
 
+    async def auth_state_of(self, user: Any) -> dict[str, Any]:
+        """What is kept of the user's sign-in: nothing if that was at another provider than the present one.
+
+        Its tokens are not for others, and what it said of a subject says nothing of one here.
+        """
+        state = await user.get_auth_state() or {}
+        known = Identity.from_state(state.get(STATE_KEY))
+        return state if known and known.issuer == self.issuer else {}
+
     async def _read_again(self, user: Any) -> dict[str, Any]:
         """Upstream's model from tokens that are renewed only when they end soon or are not taken any more."""
         tokens = await self._tokens(user, _TOKEN_SECONDS)
@@ -135,8 +144,7 @@ class RefreshingOAuthenticator(GenericOAuthenticator):
 
     async def _doubted(self, user: Any, known: Identity, token: str, reason: str) -> dict[str, Any]:
         identity = await self.resolver.in_doubt(known, token, reason)
-        state = await user.get_auth_state() or {}
-        return dict(self._model(identity, {**state, STATE_KEY: identity.to_state()}))
+        return dict(self._model(identity, {**await self.auth_state_of(user), STATE_KEY: identity.to_state()}))
 
     async def _still_allowed(self, username: str, auth_model: dict[str, Any]) -> bool:
         """Whether nothing definite is against them."""
@@ -187,7 +195,7 @@ class RefreshingOAuthenticator(GenericOAuthenticator):
         One at a time for each user, and kept before they are used: a provider takes a refresh token once.
         """
         async with self._renewing.setdefault(user.name, asyncio.Lock()):
-            state = await user.get_auth_state() or {}
+            state = await self.auth_state_of(user)
             tokens = dict(state.get("token_response") or {})
             current, ends = tokens.get("access_token"), _ends(tokens)
             if current and current != refused and (ends is None or ends - time.time() > seconds):
@@ -216,7 +224,7 @@ class RefreshingOAuthenticator(GenericOAuthenticator):
 
     async def _token_in_hand(self, user: Any) -> str:
         """The access token if it has not ended; nothing is asked."""
-        tokens = (await user.get_auth_state() or {}).get("token_response") or {}
+        tokens = (await self.auth_state_of(user)).get("token_response") or {}
         ends = _ends(tokens)
         return str(tokens.get("access_token") or "") if ends is None or ends > time.time() else ""
 

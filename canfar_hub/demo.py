@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
+from canfar_auth import binding
 from canfar_auth.allocator import Allocator
 from canfar_auth.outbound import Unavailable
 from canfar_auth.posix import PosixRefused
@@ -115,7 +118,10 @@ def _run(options: argparse.Namespace, place: Place, stop: threading.Event) -> in
     if place.accounts == "each":
         open_data(place.data)
     _refuse_taken_ports(place.port)
+    former = _issuer(place.site_file)
     site = _write_site(place, options.site, options.kinds.split(), options.catalogue)
+    if former not in ("", place.issuer):
+        _move_accounts(place, site, former)
     keys = _keys(place.data)
     make_arc(site.storage.top, _project_gids(place, site))
     programs = Programs(place.data / "logs", stop)
@@ -209,6 +215,22 @@ def _name_services(place: Place, settings: dict[str, Any]) -> None:
     resource = f"ivo://{groups.get('authority')}/gms"
     groups.setdefault("gms", {"search": f"{place.grid_url}/gms/search", "resource": resource})
     settings.setdefault("credentials", {}).setdefault("cred", f"{place.grid_url}/cred/generate")
+
+
+def _issuer(site_file: Path) -> str:
+    """The provider's address in a site file that an earlier start wrote; empty if there is none."""
+    try:
+        return load_site(site_file).sign_in.issuer
+    except FileError:
+        return ""
+
+
+def _move_accounts(place: Place, site: Site, former: str) -> None:
+    """With another PORT= our provider has another address, and people stay who they were."""
+    with Session(create_engine(place.database_url)) as db:
+        binding.prepare(db)
+        binding.move_issuer(db, former, place.issuer)
+    Allocator(place.database_url, site.posix.uids, site.posix.gids).move_issuer(former, place.issuer)
 
 
 def _keys(data: Path) -> dict[str, str]:

@@ -216,12 +216,6 @@ def test_doubted_groups_are_trusted_for_a_while(groups: GroupSet, hours: float, 
         assert now.membership([B]) is Membership.UNKNOWN
 
 
-def test_the_same_person_by_issuer_and_subject_only() -> None:
-    assert IDENTITY.is_same_person(dataclasses.replace(IDENTITY, username="other", full_name="Other"))
-    assert not IDENTITY.is_same_person(dataclasses.replace(IDENTITY, subject="4f-2"))
-    assert not IDENTITY.is_same_person(dataclasses.replace(IDENTITY, issuer="https://iam.example.org"))
-
-
 @pytest.mark.parametrize("name", ["astronomer", "first.last", "a@b.org", "a", "x" * 64, "a_b-c"])
 def test_usable_names(name: str) -> None:
     assert re.fullmatch(USERNAME_PATTERN, name)

@@ -292,6 +292,28 @@ async def test_a_user_whose_record_cannot_be_read_has_to_sign_in(run_hub: RunHub
     assert await visitor.page() == 302
 
 
+async def test_another_provider_is_shown_no_tokens_of_the_former_one(
+    run_hub: RunHub, stub: StubProvider
+) -> None:
+    stub.lives = 3600
+    visitor = await signed_in(run_hub, stub)
+    await visitor.wait_out(0)
+    other = StubProvider().start()
+    try:
+        visitor.hub.sign_in_with(other)
+        assert await visitor.call() == 403
+        assert await visitor.page() == 302
+        with pytest.raises(SignInRefused):
+            await visitor.authenticator.access_token(visitor.user)
+        assert await visitor.authenticator.known_identity("visitor") is None
+        told = [value for path, sent in other.asked for value in (path, *sent.values())]
+        assert not {"/token", "/userinfo", visitor.token, stub.refresh_token} & set(told)
+        # Its accounts are others, whatever they are called.
+        assert (await visitor.hub.sign_in(other, "")).status_code == 403
+    finally:
+        await other.stop()
+
+
 async def test_a_user_made_by_an_administrator_may_use_the_api_and_has_no_identity(
     run_hub: RunHub, stub: StubProvider
 ) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from canfar_hub import demo
 from canfar_hub.problem import Problem
-from tests.support.stack import ROOT, Stack, demo_command, free_ports, running, until
+from tests.support.stack import ROOT, Stack, demo_command, demo_port, running, until
 
 
 def refused(*command: str, **environment: str) -> str:
@@ -27,7 +28,7 @@ def refused(*command: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("offset", range(6))
 def test_a_port_that_is_taken(tmp_path, offset):
-    port = free_ports()
+    port = demo_port()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port + offset))
         taken.listen()
@@ -43,7 +44,7 @@ def test_a_port_that_is_none(tmp_path, port):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    line = refused(*demo_command(free_ports(), tmp_path / "file" / "data"))
+    line = refused(*demo_command(demo_port(), tmp_path / "file" / "data"))
     assert "cannot be written" in line
     assert "DATA=" in line
 
@@ -51,16 +52,16 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder(tmp_path):
     tmp_path.chmod(0o500)
-    assert "cannot be written" in refused(*demo_command(free_ports(), tmp_path / "data"))
+    assert "cannot be written" in refused(*demo_command(demo_port(), tmp_path / "data"))
 
 
 def test_a_folder_that_another_hub_uses(stack):
-    line = refused(*demo_command(free_ports(), stack.data))
+    line = refused(*demo_command(demo_port(), stack.data))
     assert "Another hub uses the folder" in line
 
 
 def test_a_kind_that_there_is_not(tmp_path):
-    line = refused(*demo_command(free_ports(), tmp_path / "data", "--kinds", "notebook spreadsheet"))
+    line = refused(*demo_command(demo_port(), tmp_path / "data", "--kinds", "notebook spreadsheet"))
     assert "“spreadsheet”" in line
     assert "notebook" in line
 
@@ -93,6 +94,7 @@ def test_everything_ends_with_ctrl_c_and_is_there_at_the_next_start(tmp_path):
         assert "/session/contributed/" in page.url.path
         (data / "arc/home/first.last@example.org/kept.txt").write_text("kept")
         ports = range(stack.port, stack.port + 6)
+        numbers = _numbers(data)
     assert not [port for port in ports if _listens(port)]
     assert not _processes(data)
     with running(data) as stack:
@@ -100,6 +102,14 @@ def test_everything_ends_with_ctrl_c_and_is_there_at_the_next_start(tmp_path):
         assert again.server("work")["user_options"]["name"] == "My work"
         assert again.server("work")["stopped"]
         assert (data / "arc/home/first.last@example.org/kept.txt").read_text() == "kept"
+        assert ports.start != stack.port
+        assert _numbers(data) == numbers != []
+
+
+def _numbers(data: Path) -> list[tuple[str, int]]:
+    """Who has which number."""
+    query = "select name, number from canfar_posix_ids order by name"
+    return list(sqlite3.connect(data / "hub.sqlite").execute(query))
 
 
 def test_an_administrators_token_is_narrow_and_ends(tmp_path):

@@ -240,8 +240,8 @@ async def test_a_program_that_reads_again_sees_each_new_certificate(
         seen.append((await program.stdout.readline()).decode().strip())
         clock.pass_(5 * DAY)
         await renewer.renew_due()
-    program.stdin.close()
-    assert await program.wait() == 0
+    await program.communicate(b"")
+    assert program.returncode == 0
     assert seen == [(NOW + days * DAY).isoformat() for days in (7, 12, 17)]
     assert len(server.given) == 4
 

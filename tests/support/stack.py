@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from urllib.parse import urljoin
 
 import httpx
 import psutil
+
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 90.0  # seconds; how long a condition may take to come true on a busy machine
@@ -175,17 +176,9 @@ class Stack:
             return False
 
 
-def free_ports(count: int = 6) -> int:
-    """The first of `count` consecutive free ports. Below the range from which programs get theirs."""
-    for first in range(20000 + os.getpid() % 400 * 10, 32000, count):
-        if all(_is_free(port) for port in range(first, first + count)):
-            return first
-    raise AssertionError("no free ports")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+def demo_port() -> int:
+    """A port for the embedded hub, which uses the five after it, too."""
+    return free_ports(6)
 
 
 def demo_command(port: int, data: Path, *more: str) -> list[str]:
@@ -207,7 +200,7 @@ def write_catalogue(folder: Path) -> Path:
 @contextmanager
 def running(data: Path, *more: str) -> Iterator[Stack]:
     """Runs the embedded hub until the block ends, and then checks that it ends well."""
-    port = free_ports()
+    port = demo_port()
     environment = {**os.environ, "HOME": str(data.parent)}
     process = subprocess.Popen(
         demo_command(port, data, *more),
