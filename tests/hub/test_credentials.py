@@ -10,18 +10,20 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
+from cryptography import x509
 from cryptography.fernet import Fernet
 
 from tests.support.cred_server import CredServer
 from tests.support.faults import Delay, Garbage, Received, Reply, Status
 from tests.support.identities import SURVEY
+from tests.support.kernel import Kernel
 from tests.support.stack import ROOT, Person, Stack, running, until, write_catalogue
 
 DOWN = [Status(500), Garbage(), Status(403)]
@@ -62,7 +64,7 @@ def started(folder: Path, cred: Cred, **settings: Any) -> Any:
 def person(hub: Stack, cred: Cred) -> Iterator[Person]:
     found = hub.sign_in("astronomer")
     yield found
-    cred.fault, cred.flaw = None, ""
+    cred.fault, cred.flaw, cred.life = None, "", None
     found.stop_all()
 
 
@@ -122,6 +124,33 @@ def test_a_running_session_keeps_its_own_also_while_the_hub_restarts(hub, cred, 
     until(lambda: "Certificate ends" in home(person), "the certificate taken over")
     person.stop("mine")
     until(lambda: not folder(hub).exists(), "removed")
+
+
+READ = """
+import os
+from cryptography import x509
+with open(os.environ["X509_USER_PROXY"], "rb") as file:
+    print(x509.load_pem_x509_certificate(file.read()).not_valid_after_utc.isoformat())
+"""
+
+
+@pytest.mark.slow
+def test_a_running_notebook_sees_each_new_certificate(hub, cred, person):
+    """One kernel, which runs the same cell again over two renewals."""
+    cred.life = timedelta(seconds=20)
+    person.start("mine", {"profile": "notebook"})
+    person.ready("mine")
+    with Kernel(person, "mine") as kernel:
+        seen = {kernel.run(READ)}
+        until(lambda: seen.add(kernel.run(READ)) or len(seen) == 3, "two new certificates")
+    ends = sorted(map(datetime.fromisoformat, seen))
+    assert ends[2] - ends[0] > timedelta(seconds=20)
+    given = {one.not_valid_after_utc for pem in cred.given for one in x509_of(pem)}
+    assert set(ends) <= given
+
+
+def x509_of(pem: str) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(pem.encode())
 
 
 def test_what_a_session_leaves_that_ends_while_the_hub_is_away_is_removed(hub, cred, person):

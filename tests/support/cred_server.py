@@ -49,6 +49,8 @@ class CredServer(FaultyServer):
         """The common name that belongs to each token."""
         self.flaw = ""
         """One of `FLAWS`, or `key first`, or `proxy`."""
+        self.life: timedelta | None = None
+        """How long certificates last, if not the days that are asked for."""
         self.now = now
         self.given: list[str] = []
         """All that was given, in order."""
@@ -67,17 +69,17 @@ class CredServer(FaultyServer):
         days = "".join(request.all("daysValid"))
         if not days.isdecimal() or not 1 <= int(days) <= MOST_DAYS:
             return Reply(400, f"daysValid must be 1 to {MOST_DAYS}")
-        self.given.append(self._made(name, int(days)))
+        self.given.append(self._made(name, self.life or timedelta(days=int(days))))
         return Reply(
             body=self.given[-1],
             content_type="application/x-pem-file",
             headers={"Content-Disposition": "inline; filename=cadcproxy.pem"},
         )
 
-    def _made(self, name: str, days: int) -> str:
+    def _made(self, name: str, life: timedelta) -> str:
         if self.flaw in FLAWS:
             return FLAWS[self.flaw](name)
-        made = person(name, begin=self.now(), days=days)
+        made = person(name, begin=self.now(), days=life / timedelta(days=1))
         if self.flaw == "proxy":
             made = x509.make_proxy(made, now=self.now(), lifetime=timedelta(days=1))
         return made.pem(key_first=self.flaw == "key first")
