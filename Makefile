@@ -10,7 +10,7 @@ BIN := .venv/bin
 INPUTS := pyproject.toml requirements/locked.txt requirements/install
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint bench docs lock
+.PHONY: help run test test-all test-cluster lint bench docs lock
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,17 +20,20 @@ run: .venv/run.ready ## run the hub on this machine (PORT=8000 DATA=data KINDS="
 
 test: .venv/test.ready ## run the core tests, under 10 minutes
 	@requirements/system --optional chromium fonts-dejavu-core postgresql
-	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not slow"
+	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not slow and not cluster"
 
 test-all: .venv/test.ready ## run the slow tests too
 	@requirements/system --optional chromium fonts-dejavu-core postgresql
-	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not cluster"
+
+test-cluster: .venv/test.ready ## run the tests on the cluster of KUBECONFIG, from where its pods can be reached
+	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m cluster
 
 lint: .venv/lint.ready ## check style, types and shell scripts' syntax
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	@for script in requirements/install requirements/system requirements/lock .ci/run; do bash -n $$script; done
+	@for script in requirements/install requirements/system requirements/lock .ci/run images/*/test; do bash -n $$script; done
 
 bench: .venv/test.ready ## run the benchmarks and write bench/results
 	@requirements/system --optional chromium fonts-dejavu-core
@@ -45,8 +48,8 @@ lock: ## raise every dependency to its newest version, into requirements/locked.
 .venv/run.ready: $(INPUTS)
 	@requirements/install "$(PYTHON)" embedded && touch $@
 .venv/test.ready: $(INPUTS)
-	@requirements/install "$(PYTHON)" embedded,test && touch $@
+	@requirements/install "$(PYTHON)" embedded,cluster,test && touch $@
 .venv/lint.ready: $(INPUTS)
-	@requirements/install "$(PYTHON)" embedded,lint && touch $@
+	@requirements/install "$(PYTHON)" embedded,cluster,lint && touch $@
 .venv/docs.ready: $(INPUTS)
-	@requirements/install "$(PYTHON)" embedded,docs && touch $@
+	@requirements/install "$(PYTHON)" embedded,cluster,docs && touch $@

@@ -3,7 +3,8 @@
 From the environment:
 
 CANFAR_SITE                 path of the site file, which holds all that a site decides
-CANFAR_SPAWNER              `canfar-local` for processes of this machine
+CANFAR_SPAWNER              `canfar-local` for processes of this machine, `canfar` for pods of a cluster
+CANFAR_NAMESPACE            the namespace of the pods
 CANFAR_HUB_URL              where the hub itself listens, inside
 CANFAR_DATABASE_URL         the hub's database
 CANFAR_SESSIONS_DIR         directory for what running local sessions need
@@ -29,7 +30,6 @@ from canfar_spawner.credential_folders import FolderStore
 from canfar_spawner.upkeep import Upkeep
 
 c = get_config()
-credentials = environ.get("CANFAR_CREDENTIALS_DIR", "credentials")
 site = load_site_or_exit(environ["CANFAR_SITE"])
 
 # The way in. The gateway is a program of its own and outlives the hub, as sessions do.
@@ -60,16 +60,24 @@ c.CanfarOAuthenticator.admin_groups = set(site.sign_in.admin_groups)
 c.CanfarOAuthenticator.scope = list(site.sign_in.scopes)
 c.CanfarOAuthenticator.contact = site.contact
 c.CanfarOAuthenticator.first_handlers = handlers.handlers(canfar_portal.STATIC)
-c.CanfarOAuthenticator.companions = [Upkeep(site, FolderStore(Path(credentials))).start]
 
 # What you may start, and how it starts. Every session is a named server.
 c.JupyterHub.spawner_class = environ["CANFAR_SPAWNER"]
 c.PlannedSpawner.site_file = environ["CANFAR_SITE"]
 c.PlannedSpawner.site_key = environ["CANFAR_SITE_KEY"]
-c.LocalCanfarSpawner.credentials_dir = credentials
-c.LocalCanfarSpawner.runtime_dir = environ.get("CANFAR_SESSIONS_DIR", "sessions")
-if "CANFAR_SESSION_ACCOUNTS" in environ:
-    c.LocalCanfarSpawner.accounts = environ["CANFAR_SESSION_ACCOUNTS"]
+if site.cluster:
+    from canfar_spawner.cluster import session_secrets  # what it imports, a hub without a cluster need not have
+
+    c.KubeSpawner.namespace = environ["CANFAR_NAMESPACE"]
+    store = session_secrets.store(environ["CANFAR_NAMESPACE"])
+else:
+    credentials = environ.get("CANFAR_CREDENTIALS_DIR", "credentials")
+    store = FolderStore(Path(credentials))
+    c.LocalCanfarSpawner.credentials_dir = credentials
+    c.LocalCanfarSpawner.runtime_dir = environ.get("CANFAR_SESSIONS_DIR", "sessions")
+    if "CANFAR_SESSION_ACCOUNTS" in environ:
+        c.LocalCanfarSpawner.accounts = environ["CANFAR_SESSION_ACCOUNTS"]
+c.CanfarOAuthenticator.companions = [Upkeep(site, store).start]
 c.PlannedSpawner.poll_interval = 5  # seconds until the end of a program is noticed
 c.JupyterHub.allow_named_servers = True
 

@@ -87,6 +87,11 @@ class Place:
         return self.data / "sessions"
 
     @property
+    def arc(self) -> Path:
+        """Homes, projects and what all share, where sessions are processes of this machine."""
+        return self.data / "arc"
+
+    @property
     def database_url(self) -> str:
         """The hub's database, which also holds numeric ids."""
         return f"sqlite:///{self.data / 'hub.sqlite'}"
@@ -123,7 +128,7 @@ def _run(options: argparse.Namespace, place: Place, stop: threading.Event) -> in
     if former not in ("", place.issuer):
         _move_accounts(place, site, former)
     keys = _keys(place.data)
-    make_arc(site.storage.top, _project_gids(place, site))
+    make_arc(place.arc, _project_gids(place, site))
     programs = Programs(place.data / "logs", stop)
     try:
         _say(f"Starting {site.name} …")
@@ -198,7 +203,8 @@ def _write_site(place: Place, template: Path, kinds: Sequence[str], catalogue: P
         settings = yaml.safe_load(template.read_text())
         settings["public_url"] = place.url
         settings["sign_in"]["issuer"] = place.issuer
-        settings["storage"] = {"top": str(place.data / "arc")}
+        if "cluster" not in settings:
+            settings["storage"] = {"top": str(place.arc)}
         settings["catalogue"] = str(catalogue.resolve())
         _name_services(place, settings)
         if kinds:
@@ -369,7 +375,7 @@ def _start_all(programs: Programs, place: Place, site: Site, keys: Mapping[str, 
         "grid-services",
         [
             *("-m", "canfar_hub.grid_services", "--accounts", str(DEMO / "accounts.yaml")),
-            *("--data", str(place.data / "grid"), "--publish", str(site.storage.top / "software/grid")),
+            *("--data", str(place.data / "grid"), "--publish", str(place.arc / "software/grid")),
             *("--issuer", place.issuer, "--ip", "127.0.0.1"),
             *("--port", str(place.port + 4), "--tls-port", str(place.port + 5)),
         ],
@@ -394,18 +400,27 @@ def _start_all(programs: Programs, place: Place, site: Site, keys: Mapping[str, 
         {
             **{name: value for name, value in keys.items() if name not in hidden},
             "CANFAR_SITE": str(place.site_file),
-            "CANFAR_SPAWNER": "canfar-local",
+            **_sessions(place, site),
             "CANFAR_HUB_URL": place.hub_url,
             "CANFAR_GATEWAY_API_URL": place.gateway_api_url,
             "CANFAR_DATABASE_URL": place.database_url,
-            "CANFAR_SESSIONS_DIR": str(place.sessions),
-            "CANFAR_CREDENTIALS_DIR": str(place.data / "credentials"),
-            "CANFAR_SESSION_ACCOUNTS": place.accounts,
         },
     )
     discovery = f"{place.issuer}/.well-known/openid-configuration"
     needed = (discovery, f"{place.grid_url}/gms/availability", f"{place.url}/hub/login")
     programs.wait(lambda: all(map(_answers, needed)))
+
+
+def _sessions(place: Place, site: Site) -> dict[str, str]:
+    """What the hub needs to start sessions: pods where the site file has a cluster, else processes."""
+    if site.cluster:
+        return {"CANFAR_SPAWNER": "canfar", "CANFAR_NAMESPACE": os.environ.get("CANFAR_NAMESPACE", "default")}
+    return {
+        "CANFAR_SPAWNER": "canfar-local",
+        "CANFAR_SESSIONS_DIR": str(place.sessions),
+        "CANFAR_CREDENTIALS_DIR": str(place.data / "credentials"),
+        "CANFAR_SESSION_ACCOUNTS": place.accounts,
+    }
 
 
 def _some(keys: Mapping[str, str], *names: str) -> dict[str, str]:

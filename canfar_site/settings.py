@@ -24,6 +24,7 @@ GroupId = Annotated[
     StringConstraints(pattern=f"^{GROUP_PATTERN}$", max_length=LONGEST_GROUP),
     Field(description="An IVOA group identifier, `ivo://<authority>/gms?<name>` (GMS 1.0)."),
 ]
+DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")]
 
 
@@ -265,6 +266,73 @@ class Storage(Settings):
         return self.top / "projects"
 
 
+class Project(Settings):
+    """One directory of data below `projects`, in a cluster."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = Field(
+        description="The directory's name."
+    )
+    write: frozenset[GroupId] = Field(frozenset(), description="Members of any of these may read and write.")
+    read: frozenset[GroupId] = Field(frozenset(), description="Members of any of these may read.")
+
+
+class Volume(Settings):
+    """The shared volume with homes and projects, in a cluster."""
+
+    claim: DnsName = Field(description="The PersistentVolumeClaim, in the namespace of the sessions.")
+    sub_path: Annotated[
+        str, StringConstraints(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
+    ] = Field("", description="The directory in it that holds `home` and `projects`; empty for its top.")
+    projects: tuple[Project, ...] = Field(
+        (), description="The projects there are. Sessions see those that a group of their user opens."
+    )
+
+    @model_validator(mode="after")
+    def _each_project_once(self) -> Self:
+        names = [project.name for project in self.projects]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"projects names “{repeated[0]}” twice")
+        return self
+
+
+class Homes(Settings):
+    """Who makes a user's home before their first session in a cluster."""
+
+    source: Literal["made", "provisioner"] = Field(
+        "made",
+        description="`made`: the site makes homes before people sign in. `provisioner`: a Job of this"
+        " installation makes them, in a namespace of its own. Either way a home that is missing, or not the"
+        " user's, is a refusal.",
+    )
+    image: str = Field("canfar-hub/provisioner", description="The image of that Job.")
+    namespace: DnsName = Field("canfar-homes", description="The namespace of that Job.")
+    claim: DnsName = Field("canfar-homes", description="The claim there, of the same volume as the sessions'.")
+
+
+class Cluster(Settings):
+    """Sessions as pods. All else about pods is set by KubeSpawner's own traits."""
+
+    volume: Volume
+    homes: Homes = Homes()
+    scratch: float = Field(20, gt=0, description="Size of `/scratch` in gigabytes (10⁹ bytes).")
+    shared_memory: float = Field(
+        1, gt=0, description="Size of `/dev/shm` in gigabytes. It counts towards the session's memory."
+    )
+    disk: float = Field(
+        50,
+        gt=0,
+        description="Gigabytes that a session may write to the disk of its node: scratch, log and image.",
+    )
+    guaranteed: float = Field(
+        1,
+        gt=0,
+        le=1,
+        description="The part of a session's cores and memory that is kept free for it on its node. Below 1,"
+        " sessions share what others do not use, and may be ended when memory runs short.",
+    )
+    gpu: str = Field("nvidia.com/gpu", description="The name of GPUs as a resource of nodes.")
+
+
 class Site(Settings):
     """One installation. The configuration reference is made from these models."""
 
@@ -287,6 +355,9 @@ class Site(Settings):
         " `host`, `host:port`, or `*.example.org`, of which private addresses are refused.",
     )
     storage: Storage = Storage()
+    cluster: Cluster | None = Field(
+        None, description="Where sessions are pods; absent where they are processes of the hub's machine."
+    )
     catalogue: Path = Field(
         Path("catalogue"), description="Folder of catalogue files; relative to the site file."
     )

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -30,6 +30,15 @@ class Resources(Settings):
         (2, 4, 8), min_length=1, description="Memory in gigabytes (10⁹ bytes)."
     )
     gpus: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="GPUs.")
+
+
+class Nodes(Settings):
+    """Which nodes of a cluster may run it."""
+
+    selector: Mapping[str, str] = Field(default_factory=dict, description="Labels that the node must have.")
+    tolerations: tuple[Mapping[str, Any], ...] = Field(
+        (), description="Taints that it bears, in Kubernetes' form."
+    )
 
 
 class SecretHeader(Settings):
@@ -73,6 +82,16 @@ class Profile(Settings):
         frozenset(), description="Only members of one of these may use it; empty for every user."
     )
     resources: Resources = Resources()
+    cpu_guarantee: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Cores kept free for it on a node; the site's part of its cores if absent."
+    )
+    memory_guarantee: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Memory kept free for it, in gigabytes; the site's part of its memory if absent."
+    )
+    extra_resources: Mapping[str, str] = Field(
+        default_factory=dict, description="Further resources of nodes, by name, with their quantity."
+    )
+    nodes: Nodes = Nodes()
     path: Literal["keep", "strip"] | None = Field(
         None,
         description="Whether the program knows the path that it is served under (`keep`) or is given"

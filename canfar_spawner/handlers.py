@@ -36,7 +36,7 @@ class PickerHandler(SpawnHandler):
         user_name = user_name or self.current_user.name
         fresh = not server_name
         server_name = server_name or new_server_name(self.db)
-        display_name = self._display_name() or server_name
+        display_name = await self._display_name() or server_name
         await self._post(user_name=user_name, server_name=server_name, display_name=display_name)
         if fresh and self.get_status() >= 400:
             self._forget(user_name, server_name)
@@ -48,12 +48,13 @@ class PickerHandler(SpawnHandler):
         kept = [(name, value) for name, value in parse_qsl(query) if name == "next"]
         return f"{address}?{urlencode(kept)}" if kept else address
 
-    def _display_name(self) -> str:
+    async def _display_name(self) -> str:
         """The name that was given, or else the image's title. A bad one is for the parser to refuse."""
         name: str = self.get_body_argument("name", "")
         if name and is_name(name):
             return name
-        entry = self.current_user.spawner.catalogue().find(self.get_body_argument("profile", ""))
+        catalogue = await self.current_user.spawner.catalogue()
+        entry = catalogue.find(self.get_body_argument("profile", ""))
         return entry.title if entry else ""
 
     def _forget(self, user_name: str, server_name: str) -> None:

@@ -9,14 +9,12 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Mapping
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from jupyterhub.spawner import LocalProcessSpawner, SpawnException
-from traitlets import Any as Any_
+from jupyterhub.spawner import LocalProcessSpawner
 from traitlets import Enum, TraitError, Unicode, default, validate
 
 from canfar_auth.identity import PosixIds
@@ -34,6 +32,7 @@ from canfar_spawner.processes import (
     terminate_marked,
     write_private,
 )
+from canfar_spawner.readiness import answers
 from canfar_spawner.spec import Refused, SessionSpec, expand
 
 _PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TMPDIR")
@@ -76,13 +75,6 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
             raise TraitError("LocalCanfarSpawner.accounts is `each`, for which root has to run the hub.")
         return str(proposal.value)
 
-    _stages: tuple[str, ...] = ()
-    _news = Any_()
-
-    @default("_news")
-    def _no_news(self) -> asyncio.Event:
-        return asyncio.Event()
-
     # What can run here
 
     def available(self, catalogue: Catalogue) -> Catalogue:
@@ -100,17 +92,16 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         jupyterhub.spawner.SpawnException
             424, with the last lines of the log: the program ended, or did not answer within `start_timeout`.
         """
-        self._stages = ()
         self.ip, self.port = "127.0.0.1", _free_port()
         directory = self._prepare(spec)
         if self.site.credentials.cred:
             notice = await link_in_home(Path(spec.home), self._credentials(), self.account(spec))
             self._link_notice = (notice.text,)
-        self._announce(f"Starting {spec.image}.")
+        self.announce(f"Starting {spec.image}.")
         self.proc = self._run(spec, directory)
         self.pid = self.proc.pid
         self._record()
-        self._announce("Waiting for the program to answer.")
+        self.announce("Waiting for the program to answer.")
         await self._answers(spec, directory / "log")
         return f"http://{self.ip}:{self.port}"
 
@@ -199,41 +190,18 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         patience = self.start_timeout * 0.95  # told by us, since the hub would take it for a fault of its own
         try:
             async with asyncio.timeout(patience), aiohttp.ClientSession(headers=headers) as http:
-                while not await _answered(http, url):
+                while not await answers(http, url):
                     if (status := self.proc.poll()) is not None:
                         ended = (
                             f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
                         )
-                        raise self._fault(f"The program of {spec.image} {ended} before it answered.", output)
+                        raise self.fault(
+                            f"The program of {spec.image} {ended} before it answered.", last_lines(output)
+                        )
                     await asyncio.sleep(_PROBE_INTERVAL)
         except TimeoutError:
             sentence = f"The program of {spec.image} did not answer within {patience:.0f} seconds."
-            raise self._fault(sentence, output) from None
-
-    def _fault(self, sentence: str, output: Path) -> SpawnException:
-        lines = last_lines(output).replace(self.secret, "…")
-        fault = SpawnException(sentence, reason="died", status_code=424)
-        fault.jupyterhub_message = f"{sentence}\n{lines}" if lines else sentence
-        shown = f"<pre>{escape(lines)}</pre>" if lines else ""
-        fault.jupyterhub_html_message = f"<p>{escape(sentence)}</p>{shown}"
-        return fault
-
-    # Progress
-
-    def _announce(self, stage: str) -> None:
-        self._stages += (stage,)
-        before, self._news = self._news, asyncio.Event()
-        before.set()
-
-    async def progress(self) -> AsyncIterator[dict[str, Any]]:
-        """Each stage of the start, for the hub's progress page."""
-        shown = 0
-        while True:
-            news = self._news
-            for stage in self._stages[shown:]:
-                shown += 1
-                yield {"progress": min(90, 30 * shown), "message": stage}
-            await news.wait()
+            raise self.fault(sentence, last_lines(output)) from None
 
     # Running and ending
 
@@ -281,14 +249,6 @@ def render(spec: SessionSpec, runtime: Mapping[str, str]) -> tuple[list[str], di
     public = {name: value for name, value in variables.items() if name != "CANFAR_SECRET"}
     environment = {name: expand(value, variables) for name, value in spec.environment.items()}
     return [expand(argument, public) for argument in spec.program], {**public, **environment}
-
-
-async def _answered(http: aiohttp.ClientSession, url: str) -> bool:
-    try:
-        async with http.get(url, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=5)) as answer:
-            return answer.status < 500
-    except (aiohttp.ClientError, TimeoutError):
-        return False
 
 
 def _free_port() -> int:

@@ -9,14 +9,17 @@
   the hub stops whatever does not answer after a restart, a frozen program included.
 """
 
+from __future__ import annotations
+
 import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +27,7 @@ from typing import Any
 import jupyterhub
 from jupyterhub.spawner import Spawner, SpawnException
 from jupyterhub.utils import maybe_future
+from traitlets import Any as Any_
 from traitlets import TraitError, Unicode, default
 
 from canfar_auth.identity import STATE_KEY, Identity, PosixGroup, PosixIds
@@ -33,7 +37,7 @@ from canfar_spawner.catalogue import Catalogue, CatalogueFolder
 from canfar_spawner.kinds import Secret
 from canfar_spawner.picker import render
 from canfar_spawner.request import FIELDS, options_from_form, parse_options
-from canfar_spawner.spec import Refused, SessionSpec
+from canfar_spawner.spec import Mount, Placement, Refused, SessionSpec
 
 UPKEEP = "canfar_upkeep"
 """The key of the hub's settings under which its `Upkeep` is."""
@@ -82,6 +86,12 @@ class PlannedSpawner(Spawner):
     notice = ""
     """What the owner is told about that."""
     _link_notice: tuple[str, ...] = ()
+    _stages: tuple[str, ...] = ()
+    _news = Any_()
+
+    @default("_news")
+    def _no_news(self) -> asyncio.Event:
+        return asyncio.Event()
 
     @default("apply_user_options")
     def _no_apply_user_options(self) -> Any:
@@ -93,8 +103,8 @@ class PlannedSpawner(Spawner):
         """The site's settings."""
         return _site(self.site_file)
 
-    def catalogue(self) -> Catalogue:
-        """The catalogue as it is now, as far as it can run here."""
+    async def catalogue(self) -> Catalogue:
+        """The catalogue as it is now for this user, as far as it can run here."""
         return self.available(_folder(self.site.catalogue).read())
 
     def available(self, catalogue: Catalogue) -> Catalogue:
@@ -140,18 +150,19 @@ class PlannedSpawner(Spawner):
         jupyterhub.spawner.SpawnException
             The plan's refusal, or a fault of the image, each with the sentence for the user.
         """
-        self.spec = None
+        self.spec, self._stages = None, ()
         try:
             identity = await self.identity()
+            catalogue = await self.catalogue()
             # No await between counting and deciding: this is what reserves the session.
-            self.spec = self.plan(self.user_options, identity)
+            self.spec = self.plan(self.user_options, identity, catalogue)
             self.start_id = secrets.token_hex(8)
             await self._delegate(self.spec)
             return await self.launch(self.spec)
         except Refused as refused:
             raise as_spawn_exception(refused) from None
 
-    def plan(self, options: Mapping[str, Any], identity: Identity) -> SessionSpec:
+    def plan(self, options: Mapping[str, Any], identity: Identity, catalogue: Catalogue) -> SessionSpec:
         """Parses and plans `options` for this server, and changes nothing.
 
         Raises
@@ -164,11 +175,41 @@ class PlannedSpawner(Spawner):
             raise Refused("unnamed", 400, sentence)
         session_id = policy.choose_id(self.user.name, self.name, self._taken_ids())
         request = parse_options(options)
-        return policy.plan(request, identity, self.site, self.catalogue(), self.usage(), session_id)
+        return policy.plan(request, identity, self.site, catalogue, self.usage(), session_id)
 
     async def launch(self, spec: SessionSpec) -> str:
         """Starts the session and returns the program's address once it can be used."""
         raise NotImplementedError
+
+    def fault(self, sentence: str, log: str = "") -> SpawnException:
+        """The start's end by the image's doing, with the last lines of its log: no fault of the hub's."""
+        lines = log.replace(self.secret, "…")
+        fault = SpawnException(sentence, reason="died", status_code=424)
+        fault.jupyterhub_message = f"{sentence}\n{lines}" if lines else sentence
+        shown = f"<pre>{escape(lines)}</pre>" if lines else ""
+        fault.jupyterhub_html_message = f"<p>{escape(sentence)}</p>{shown}"
+        return fault
+
+    # Progress
+
+    def announce(self, stage: str) -> None:
+        """Tells who waits for the start what happens now; once, however often it is said in a row."""
+        if self._stages[-1:] == (stage,):
+            return
+        self._stages += (stage,)
+        before, self._news = self._news, asyncio.Event()
+        before.set()
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """Each stage of the start, for the hub's progress page."""
+        shown = 0
+        while True:
+            news = self._news
+            for stage in self._stages[shown:]:
+                shown += 1
+                # Nobody knows how many there will be: each is a third of the way that is left to 90 %.
+                yield {"progress": int(90 * (1 - (2 / 3) ** shown)), "message": stage}
+            await news.wait()
 
     # What it acts with elsewhere
 
@@ -185,6 +226,8 @@ class PlannedSpawner(Spawner):
         """Gets the session its credentials, and refuses it where the site starts none without."""
         if self.upkeep is None:
             return
+        if self.site.credentials.cred:
+            self.announce("Getting your certificate.")
         renewer = await self.upkeep.credentials()
         status = await renewer.begin(self.user.name, spec.id, self.account(spec))
         if refusal := credentials.refusal(status, self.site.credentials):
@@ -218,6 +261,10 @@ class PlannedSpawner(Spawner):
         """Left to the spawner that this is mixed into."""
         status: int | None = await super().poll()
         return status
+
+    @classmethod
+    async def sweep(cls, spawners: Collection[PlannedSpawner]) -> None:
+        """Removes what runs of sessions of which the hub has no record; `spawners` are all that it has."""
 
     async def review(self, now: datetime) -> None:
         """Judges the running session by its owner's groups as last read: it may get an end, or lose it."""
@@ -259,7 +306,7 @@ class PlannedSpawner(Spawner):
         """The picker for this user, filled with what was `sent`, else with what was asked last."""
         filled = self._remembered() if sent is None else sent
         try:
-            offer = policy.offer(await self.identity(), self.site, self.catalogue(), self.usage())
+            offer = policy.offer(await self.identity(), self.site, await self.catalogue(), self.usage())
         except Refused as refused:
             offer = policy.nothing(refused.sentence, self.site)
         return render(self._shown(offer, filled))
@@ -316,7 +363,10 @@ class PlannedSpawner(Spawner):
             secret = Secret(**stored["secret"]) if stored["secret"] else None
             lists = {name: tuple(stored.get(name, ())) for name in ("command", "program", "groups")}
             ids = _stored_ids(stored.get("ids"))
-            self.spec = SessionSpec(**{**stored, **lists, "secret": secret, "ids": ids})
+            mounts = tuple(Mount(**mount) for mount in stored.get("mounts", ()))
+            placement = _stored_placement(stored.get("placement", {}))
+            parts = {"secret": secret, "ids": ids, "mounts": mounts, "placement": placement}
+            self.spec = SessionSpec(**{**stored, **lists, **parts})
             self.start_id = state.get("start_id", "")
         if ends_at := state.get("ends_at"):
             self.ends_at, self.notice = datetime.fromisoformat(ends_at), state.get("notice", "")
@@ -339,6 +389,10 @@ class PlannedSpawner(Spawner):
     @server.setter
     def server(self, server: Any) -> None:
         Spawner.server.fset(self, server)
+
+
+def _stored_placement(stored: Mapping[str, Any]) -> Placement:
+    return Placement(**{**stored, "tolerations": tuple(stored.get("tolerations", ()))})
 
 
 def _stored_ids(stored: Mapping[str, Any] | None) -> PosixIds | None:

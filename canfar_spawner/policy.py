@@ -15,7 +15,8 @@ from canfar_site.settings import Ceiling, Site
 from canfar_spawner.catalogue import Catalogue, Profile, Resources
 from canfar_spawner.kinds import KINDS, Kind, Secret
 from canfar_spawner.request import SessionRequest
-from canfar_spawner.spec import Refused, SessionSpec
+from canfar_spawner.spec import Placement, Refused, SessionSpec
+from canfar_spawner.storage import mounts, opened
 
 _ID = re.compile(r"[a-z][a-z0-9]{7}")
 
@@ -120,10 +121,12 @@ def plan(
         secret=_secret(profile, kind),
         command=kind.command,
         program=profile.program.command_for(kind) if profile.program else (),
-        groups=_held(profile, identity),
+        groups=_held(profile, identity, site),
         ids=_ids(identity),
         variables=_variables(identity.username, session_id, prefix, home, site, cores),
         environment={**kind.environment, **profile.environment},
+        mounts=mounts(identity, home, site),
+        placement=_placement(profile, site, cores, memory),
     )
 
 
@@ -260,10 +263,27 @@ def _ids(identity: Identity) -> PosixIds | None:
     return replace(identity.posix, groups=tuple(kept))
 
 
-def _held(profile: Profile, identity: Identity) -> tuple[str, ...]:
+def _placement(profile: Profile, site: Site, cores: float, memory: float) -> Placement:
+    """Where it runs in a cluster. Guarantees are never above what the session may use."""
+    if site.cluster is None:
+        return Placement()
+    part = site.cluster.guaranteed
+    return Placement(
+        cpu_guarantee=min(cores, profile.cpu_guarantee or cores * part),
+        memory_guarantee=min(memory, profile.memory_guarantee or memory * part),
+        resources=dict(profile.extra_resources),
+        selector=dict(profile.nodes.selector),
+        tolerations=profile.nodes.tolerations,
+    )
+
+
+def _held(profile: Profile, identity: Identity, site: Site) -> tuple[str, ...]:
+    """The groups that gave the session something: its image, ids of its processes, or a project."""
     ids = _ids(identity)
-    by_id = {group.group for group in ids.groups} if ids else set()
-    return tuple(sorted((profile.groups & identity.groups.groups) | by_id))
+    given = {group.group for group in ids.groups} if ids else set()
+    for project in opened(identity, site.cluster.volume) if site.cluster else ():
+        given |= identity.groups.groups & (project.write | project.read)
+    return tuple(sorted((profile.groups & identity.groups.groups) | given))
 
 
 def _platform_membership(groups: GroupSet, site: Site) -> Membership:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from canfar_auth.identity import PosixIds
 from canfar_spawner.kinds import Secret
@@ -19,6 +20,31 @@ class Refused(Exception):
         self.code = code
         self.status = status
         self.sentence = sentence
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One directory of the site's shared volume in a session."""
+
+    path: str
+    """Where the session sees it."""
+    sub_path: str
+    """Where it is in the volume."""
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where in a cluster a session may run, and what is kept free for it there."""
+
+    cpu_guarantee: float = 0
+    """Cores; 0 leaves it to the administrator's traits."""
+    memory_guarantee: float = 0
+    """Gigabytes (10⁹ bytes); 0 as above."""
+    resources: Mapping[str, str] = field(default_factory=dict)
+    """Further resources of nodes, by name, with their quantity."""
+    selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +84,9 @@ class SessionSpec:
     """The numbers under which its processes run, where the site has such."""
     variables: Mapping[str, str]
     environment: Mapping[str, str]
+    mounts: tuple[Mount, ...] = ()
+    """What it sees of the shared volume; none where the whole file system is the machine's own."""
+    placement: Placement = Placement()
 
     @property
     def address(self) -> str:

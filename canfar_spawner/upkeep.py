@@ -36,7 +36,7 @@ class Upkeep:
     _renewer: Renewer
 
     def __init__(self, site: Site, store: CredentialStore) -> None:
-        self._site, self._store = site, store
+        self._site, self.store = site, store
         self._adopting, self._adopted = asyncio.Lock(), False
         self._task: asyncio.Task[None] | None = None
 
@@ -45,7 +45,7 @@ class Upkeep:
         self._app = app
         app.tornado_settings[UPKEEP] = self  # where sessions find their credentials
         source = Delegation(app, self._site)
-        self._renewer = Renewer(self._site.credentials, source, self._store)
+        self._renewer = Renewer(self._site.credentials, source, self.store)
         self._task = asyncio.ensure_future(self._rounds())
 
     def stop(self) -> None:
@@ -64,7 +64,10 @@ class Upkeep:
 
     async def round(self) -> None:
         """Reads again what is due, and ends the sessions whose time has come."""
-        running = self._running()
+        every = [s for s in self._every() if isinstance(s, PlannedSpawner)]
+        for kind in {type(spawner) for spawner in every}:
+            await kind.sweep(every)
+        running = [spawner for spawner in every if spawner.ready and spawner.spec]
         users = {spawner.user.name: spawner.user for spawner in running}
         await each(users.values(), self._app.authenticator.reread_if_due, "membership of")
         await each(running, self._review, "session of")
@@ -97,10 +100,8 @@ class Upkeep:
                 found[owner] = Running(others | {spawner.spec.id}, ids)
         return found
 
-    def _running(self) -> list[PlannedSpawner]:
-        users = list(self._app.users.values())
-        spawners = (spawner for user in users for spawner in user.spawners.values())
-        return [s for s in spawners if isinstance(s, PlannedSpawner) and s.ready and s.spec]
+    def _every(self) -> list[Any]:
+        return [spawner for user in list(self._app.users.values()) for spawner in user.spawners.values()]
 
     async def _review(self, spawner: PlannedSpawner) -> None:
         await spawner.review(datetime.now(UTC))

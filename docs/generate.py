@@ -20,6 +20,7 @@ from canfar_gateway.hub import GatewayProxy
 from canfar_hub import __main__ as hub
 from canfar_site import settings
 from canfar_spawner import catalogue
+from canfar_spawner.cluster.spawner import CanfarSpawner
 from canfar_spawner.kinds import KINDS
 from canfar_spawner.local import LocalCanfarSpawner
 from canfar_spawner.planned import PlannedSpawner
@@ -37,7 +38,14 @@ _NAMED = {
     catalogue.ImageRef: "image reference",
     catalogue.VariableName: "variable name",
 }
-_PLAIN = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", Path: "path"}
+_PLAIN = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "`true` or `false`",
+    Path: "path",
+    Any: "any value",
+}
 
 
 def write_all(folder: Path) -> None:
@@ -55,6 +63,10 @@ def write_all(folder: Path) -> None:
             settings.Posix,
             settings.Credentials,
             settings.Storage,
+            settings.Cluster,
+            settings.Volume,
+            settings.Project,
+            settings.Homes,
             settings.Limits,
             settings.Ceiling,
             settings.GroupCeiling,
@@ -63,10 +75,13 @@ def write_all(folder: Path) -> None:
             catalogue.CatalogueFile,
             catalogue.Profile,
             catalogue.Resources,
+            catalogue.Nodes,
             catalogue.SecretHeader,
             catalogue.Program,
         ),
-        "classes": lambda: _classes(CanfarOAuthenticator, PlannedSpawner, LocalCanfarSpawner, GatewayProxy),
+        "classes": lambda: _classes(
+            CanfarOAuthenticator, PlannedSpawner, CanfarSpawner, LocalCanfarSpawner, GatewayProxy
+        ),
         "kinds": _kinds,
         "commands": _commands,
         "environment": _environment,

@@ -27,7 +27,7 @@ from canfar_spawner.local import LocalCanfarSpawner
 from canfar_spawner.processes import write_private
 from canfar_spawner.spec import Refused, SessionSpec
 from tests.support.identities import SURVEY, SURVEY_Y, USERS
-from tests.support.stack import Person, Stack, running, until, write_catalogue
+from tests.support.stack import ROOT, Person, Stack, running, until, write_catalogue
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start programs as other accounts")
 
@@ -203,6 +203,7 @@ def test_what_an_older_hub_left_open_is_closed(folder):
 
 
 def test_a_closed_folder_is_named(folder, monkeypatch):
+    monkeypatch.setattr("canfar_hub.accounts.HERE", folder)
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     monkeypatch.setattr(sys, "prefix", "/usr")
     monkeypatch.setattr(sys, "base_prefix", "/usr")
@@ -226,14 +227,39 @@ def test_a_newcomer_whose_folder_is_closed_is_told_that_sessions_are_roots(tmp_p
 # The whole
 
 
+def is_open(path: Path) -> bool:
+    """Whether every account can get to it."""
+    return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
+
+
+def open_project(folder: Path) -> Path:
+    """The project where every account can read it: where it is, or a copy of what sessions and hub need."""
+    if is_open(ROOT):
+        return ROOT
+    copy = folder / "project"
+    for name in (
+        "canfar_auth",
+        "canfar_gateway",
+        "canfar_hub",
+        "canfar_portal",
+        "canfar_site",
+        "canfar_spawner",
+    ):
+        shutil.copytree(ROOT / name, copy / name)
+    shutil.copytree(ROOT / "demo", copy / "demo")
+    shutil.copytree(ROOT / "tests/support", copy / "tests/support")
+    shutil.copy(ROOT / "jupyterhub_config.py", copy)
+    return copy
+
+
 def open_interpreter(folder: Path) -> str:
     """An interpreter that every account may use: this one, or Debian's with the packages of this one."""
-    if closed_folder(folder / "data") is None:
+    if all(is_open(Path(path)) for path in (sys.prefix, sys.base_prefix, Path(sys.executable).parent)):
         return sys.executable
     version = "import sys; print(*sys.version_info[:2])"
     theirs = subprocess.run(["/usr/bin/python3", "-c", version], capture_output=True, text=True).stdout.split()
     if theirs != [str(part) for part in sys.version_info[:2]]:
-        pytest.skip(f"Other accounts cannot enter {closed_folder(folder / 'data')}.")
+        pytest.skip("Other accounts cannot enter the folder of this Python.")
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", folder / "venv"], check=True)
     (packages,) = (folder / "venv/lib").glob("python*/site-packages")
     ours = next(path for path in sys.path if path.endswith("site-packages"))
@@ -248,7 +274,9 @@ def hub() -> Iterator[Stack]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "executable", open_interpreter(folder))
-            with running(folder / "data", "--catalogue", str(write_catalogue(folder))) as found:
+            root = open_project(folder)
+            catalogue = write_catalogue(folder, root)
+            with running(folder / "data", "--catalogue", str(catalogue), root=root) as found:
                 yield found
     finally:
         shutil.rmtree(folder)

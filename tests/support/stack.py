@@ -186,25 +186,25 @@ def demo_command(port: int, data: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "canfar_hub", "demo", "--port", str(port), "--data", str(data), *more]
 
 
-def write_catalogue(folder: Path) -> Path:
-    """Writes the tests' catalogue, with this machine's paths, and returns its folder."""
+def write_catalogue(folder: Path, root: Path = ROOT) -> Path:
+    """Writes the tests' catalogue, with this machine's paths and the project's `root`; returns its folder."""
     catalogue = folder / "catalogue"
     catalogue.mkdir()
     text = (ROOT / "tests/support/catalogue.yaml").read_text()
-    text = text.replace("PYTHON", sys.executable).replace("SUPPORT", str(ROOT / "tests/support"))
+    text = text.replace("PYTHON", sys.executable).replace("SUPPORT", str(root / "tests/support"))
     (catalogue / "tests.yaml").write_text(text)
     shutil.copy(ROOT / "demo/catalogue/contributed.yaml", catalogue / "marimo.yaml")
     return catalogue
 
 
 @contextmanager
-def running(data: Path, *more: str) -> Iterator[Stack]:
-    """Runs the embedded hub until the block ends, and then checks that it ends well."""
+def running(data: Path, *more: str, root: Path = ROOT) -> Iterator[Stack]:
+    """Runs the embedded hub of the project at `root` until the block ends, and checks that it ends well."""
     port = demo_port()
     environment = {**os.environ, "HOME": str(data.parent)}
     process = subprocess.Popen(
         demo_command(port, data, *more),
-        cwd=ROOT,
+        cwd=root,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

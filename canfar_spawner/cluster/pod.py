@@ -1,0 +1,262 @@
+"""From a plan to a pod: what KubeSpawner's traits are set to, and the last word on what it builds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from kubespawner.slugs import is_valid_default, is_valid_label, safe_slug
+
+from canfar_auth.posix import BASE_GROUP, BASE_PASSWD, group_file, passwd_file
+from canfar_site.settings import Cluster, Credentials
+from canfar_spawner import credentials
+from canfar_spawner.cluster.state import CONTAINER, START
+from canfar_spawner.spec import SessionSpec, expand
+
+CREDENTIALS = "/run/canfar/credentials"
+"""Where a session finds its certificate and token."""
+SECRET = "session_secret"  # noqa: S105 - a key's name
+"""The key of the session's own secret in its Secret."""
+PASSWD, GROUP = "passwd", "group"
+ID = "canfar.net/id"
+"""The label with a session's id, by which pods and Secrets of sessions are found."""
+
+_SECRET_FOLDER = "/run/canfar/secret"  # noqa: S105 - a path
+_SECRET_REFERENCE = "$(CANFAR_SECRET)"  # noqa: S105 - a reference
+_VOLUME, _DATA = "canfar-session", "canfar-data"
+# A container that asks for no disk is given its limit, and whole disks would stay free for what few write.
+_LEAST_DISK = "100M"
+_LOCKED = {
+    "privileged": False,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_NOT_OURS = (
+    "hostNetwork",
+    "hostPID",
+    "hostIPC",
+    "shareProcessNamespace",
+    "serviceAccountName",
+    "serviceAccount",
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a session: what the pod must carry beside the plan."""
+
+    id: str
+    """Random, and different for each start."""
+    secret_name: str
+    """The Secret with all that is secret of the session, and its account files."""
+
+
+def secret_name(session_id: str) -> str:
+    """The name of a session's Secret."""
+    return f"canfar-{session_id}"
+
+
+def traits(spec: SessionSpec, cluster: Cluster) -> dict[str, Any]:
+    """KubeSpawner's traits for a plan; those of its administrator that a plan says nothing about stay."""
+    place = spec.placement
+    gpus = {cluster.gpu: str(spec.gpus)} if spec.gpus else {}
+    ids = spec.ids
+    found: dict[str, Any] = {
+        "image": spec.image,
+        "port": spec.port,
+        "cpu_limit": spec.cores,
+        "cpu_guarantee": place.cpu_guarantee,
+        "mem_limit": _bytes(spec.memory),
+        "mem_guarantee": _bytes(place.memory_guarantee),
+        "extra_resource_limits": {**place.resources, **gpus},
+        "extra_resource_guarantees": {**place.resources, **gpus},
+    }
+    if ids is not None:
+        groups = [group.gid for group in ids.groups]
+        found |= {"uid": ids.uid, "gid": ids.gid, "supplemental_gids": groups}
+    return found
+
+
+def _bytes(gigabytes: float) -> int:
+    return round(gigabytes * 10**9)
+
+
+def secret_data(spec: SessionSpec, secret: str) -> dict[str, str]:
+    """What a session's Secret holds before any credentials: its own secret, and its account files."""
+    if spec.ids is None:
+        raise ValueError("a session in a cluster has numeric ids")
+    passwd = passwd_file(BASE_PASSWD, spec.owner, spec.ids.uid, spec.ids.gid, spec.owner, spec.home)
+    return {SECRET: secret, PASSWD: passwd, GROUP: group_file(BASE_GROUP, spec.owner, spec.ids)}
+
+
+def environment(spec: SessionSpec, given: Mapping[str, str], settings: Credentials) -> dict[str, str]:
+    """The session's variables for a container, in which Kubernetes replaces the session's secret alone.
+
+    `given` are an administrator's, which hold where the session has none of that name. Text of users and
+    images is data: of it every `$` is doubled, which Kubernetes undoes.
+    """
+    known = _variables(spec, settings)
+    own = {name: _all_but_the_secret(value, known) for name, value in spec.environment.items()}
+    return {**given, **{name: _literal(value) for name, value in known.items()}, **own}
+
+
+def command(spec: SessionSpec, settings: Credentials) -> list[str]:
+    """The command of the session's container, without the secret, which readers of pods would see."""
+    known = _variables(spec, settings)
+    return [_literal(expand(argument, known)) for argument in spec.command]
+
+
+def _variables(spec: SessionSpec, settings: Credentials) -> dict[str, str]:
+    """All that is public of what a session's environment and command may name."""
+    return {
+        **spec.variables,
+        "LOGNAME": spec.owner,
+        "CANFAR_IP": "0.0.0.0",  # noqa: S104 - in a pod of its own
+        "CANFAR_PORT": str(spec.port),
+        "CANFAR_SECRET_FILE": f"{_SECRET_FOLDER}/{SECRET}",
+        **credentials.environment(CREDENTIALS, settings),
+    }
+
+
+def _all_but_the_secret(value: str, variables: Mapping[str, str]) -> str:
+    pieces = value.split(_SECRET_REFERENCE)
+    return _SECRET_REFERENCE.join(_literal(expand(piece, variables)) for piece in pieces)
+
+
+def _literal(text: str) -> str:
+    return text.replace("$", "$$")
+
+
+def labels(spec: SessionSpec) -> dict[str, str]:
+    """The labels of a session's pod and Secret, as the CANFAR Science Platform writes them."""
+    return {
+        ID: spec.id,
+        "canfar.net/kind": spec.kind,
+        "canfar.net/username": _label(spec.owner),
+        "canfar.net/name": _label(spec.name or spec.id),
+        "canfar.net/flavor": "fixed" if spec.placement.cpu_guarantee >= spec.cores else "flexible",
+        "canfar.net/accelerator": "gpu" if spec.gpus else "none",
+    }
+
+
+def _label(text: str) -> str:
+    return str(safe_slug(text, is_valid=is_valid_label))
+
+
+def harden(pod: Mapping[str, Any], spec: SessionSpec, start: Start, cluster: Cluster) -> dict[str, Any]:
+    """The pod as it is sent: what KubeSpawner built and hooks changed, with what a session must be.
+
+    `pod` is an object of the core API's v1 in JSON. Nothing that a hook, a profile or an image says can take
+    back what is set here: ids, capabilities, mounts of the shared volume, environment and labels.
+    """
+    made = deepcopy(dict(pod))
+    metadata, body = made["metadata"], made["spec"]
+    metadata["labels"] = {**(metadata.get("labels") or {}), **labels(spec)}
+    metadata["annotations"] = {**(metadata.get("annotations") or {}), START: start.id}
+    for key in _NOT_OURS:
+        body.pop(key, None)
+    body |= {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",  # a program that ends is told to its user, not begun anew without their data
+        "hostname": safe_slug(spec.name or spec.id, is_valid=is_valid_default),
+        "securityContext": _pod_security(body.get("securityContext") or {}, spec),
+        "nodeSelector": {**(body.get("nodeSelector") or {}), **spec.placement.selector},
+        "tolerations": [*(body.get("tolerations") or ()), *map(dict, spec.placement.tolerations)],
+        "volumes": [*(body.get("volumes") or ()), *_volumes(start, cluster)],
+    }
+    for container in (*(body.get("initContainers") or ()), *body["containers"]):
+        _lock(container)
+    main = next(one for one in body["containers"] if one["name"] == CONTAINER)
+    _complete(main, spec, start, cluster)
+    return made
+
+
+def _pod_security(given: Mapping[str, Any], spec: SessionSpec) -> dict[str, Any]:
+    """Without fsGroup: with it, nodes give everybody's files on the shared volume to one group."""
+    kept = {key: value for key, value in given.items() if not key.startswith("fsGroup")}
+    found = {**kept, "runAsNonRoot": True, "seccompProfile": _LOCKED["seccompProfile"]}
+    if spec.ids is not None:
+        groups = [group.gid for group in spec.ids.groups]
+        found |= {"runAsUser": spec.ids.uid, "runAsGroup": spec.ids.gid, "supplementalGroups": groups}
+    return found
+
+
+def _lock(container: dict[str, Any]) -> None:
+    """No container of a session has more than a user's rights; its ids are the pod's."""
+    context = container.get("securityContext") or {}
+    own_ids = ("runAsUser", "runAsGroup", "runAsNonRoot", "procMount")
+    kept = {key: value for key, value in context.items() if key not in own_ids}
+    container["securityContext"] = {**kept, **_LOCKED}
+
+
+def _volumes(start: Start, cluster: Cluster) -> list[dict[str, Any]]:
+    files = [{"key": name, "path": name} for name in credentials.FILES]
+    accounts = [{"key": name, "path": name} for name in (PASSWD, GROUP, SECRET)]
+
+    def secret(name: str, items: list[dict[str, str]], *, optional: bool) -> dict[str, Any]:
+        # Readable by the one account that there is in the pod.
+        source = {"secretName": start.secret_name, "items": items, "defaultMode": 0o444, "optional": optional}
+        return {"name": name, "secret": source}
+
+    return [
+        secret(f"{_VOLUME}-credentials", files, optional=True),  # they come and go
+        secret(f"{_VOLUME}-accounts", accounts, optional=False),
+        {"name": f"{_VOLUME}-scratch", "emptyDir": {"sizeLimit": _size(cluster.scratch)}},
+        {
+            "name": f"{_VOLUME}-shm",
+            "emptyDir": {"medium": "Memory", "sizeLimit": _size(cluster.shared_memory)},
+        },
+        {"name": _DATA, "persistentVolumeClaim": {"claimName": cluster.volume.claim}},
+    ]
+
+
+def _size(gigabytes: float) -> str:
+    return str(_bytes(gigabytes))
+
+
+def _complete(main: dict[str, Any], spec: SessionSpec, start: Start, cluster: Cluster) -> None:
+    """What the session's own container has beside what KubeSpawner gave it."""
+    ours = {mount["mountPath"]: mount for mount in _mounts(spec)}
+    theirs = [one for one in main.get("volumeMounts") or () if one["mountPath"] not in ours]
+    main["volumeMounts"] = [*theirs, *ours.values()]
+    main["workingDir"] = spec.home
+    main.pop("envFrom", None)
+    key = {"name": start.secret_name, "key": SECRET}
+    named = [one for one in main.get("env") or () if one["name"] != "CANFAR_SECRET"]
+    # First, since Kubernetes replaces references to what came before.
+    main["env"] = [{"name": "CANFAR_SECRET", "valueFrom": {"secretKeyRef": key}}, *named]
+    if spec.command:
+        # An image's entry point does not come between, as it does not where CANFAR runs the image.
+        main["command"] = main.pop("args", None) or list(spec.command)
+    resources = main.setdefault("resources", {})
+    resources.setdefault("limits", {}).setdefault("ephemeral-storage", _size(cluster.disk))
+    resources.setdefault("requests", {}).setdefault("ephemeral-storage", _LEAST_DISK)
+
+
+def _mounts(spec: SessionSpec) -> list[dict[str, Any]]:
+    shared = [
+        {"name": _DATA, "mountPath": one.path, "subPath": one.sub_path, "readOnly": one.read_only}
+        for one in spec.mounts
+    ]
+    accounts = [
+        {"name": f"{_VOLUME}-accounts", "mountPath": f"/etc/{name}", "subPath": name, "readOnly": True}
+        for name in (PASSWD, GROUP)
+    ]
+    secret = {
+        "name": f"{_VOLUME}-accounts",
+        "mountPath": f"{_SECRET_FOLDER}/{SECRET}",
+        "subPath": SECRET,
+        "readOnly": True,
+    }
+    return [
+        *shared,
+        *accounts,
+        secret,
+        {"name": f"{_VOLUME}-credentials", "mountPath": CREDENTIALS, "readOnly": True},
+        {"name": f"{_VOLUME}-scratch", "mountPath": "/scratch"},
+        {"name": f"{_VOLUME}-shm", "mountPath": "/dev/shm"},  # noqa: S108 - where POSIX shared memory is
+    ]

@@ -1,0 +1,309 @@
+"""Sessions as pods of a cluster whose API misbehaves: on a real hub and a fake cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.spawner.cluster.conftest import Hub, MakeHub
+from tests.support.kubernetes_api import Behaviour, Crash, FakeKubernetes, Pull
+
+PATIENCE = 60  # seconds; how long a condition may take on a busy machine
+
+
+async def until(condition: Callable[[], Any], what: str) -> Any:
+    """Waits for something to become true, on the loop that the hub runs on."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = condition()
+            if isinstance(found, Awaitable):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.02)
+
+
+async def ready(hub: Hub, server: str) -> Any:
+    await until(lambda: hub.spawner(server).ready, f"{server} ready")
+    return hub.spawner(server)
+
+
+async def over(hub: Hub, server: str) -> None:
+    async def is_over() -> bool:
+        return await hub.pending(server) is None
+
+    await until(is_over, f"{server} over")
+
+
+async def refused(hub: Hub, server: str) -> str:
+    """Asks for a session that does not come about, and gives what its user is told."""
+    answer = await hub.start(server)
+    if answer.status_code >= 400:
+        return str(answer.json()["message"])
+    await over(hub, server)
+    told = (await hub.client.get(f"api/users/astronomer/servers/{server}/progress")).text
+    return str(json.loads(told.rpartition("data:")[2].strip())["message"])
+
+
+def sessions(kube: FakeKubernetes) -> list[dict[str, Any]]:
+    return [pod for pod in kube.pods() if "canfar.net/id" in pod["metadata"]["labels"]]
+
+
+# A start and its end
+
+
+async def test_a_start_takes_three_calls_and_a_poll_none(hub: Hub, kube: FakeKubernetes) -> None:
+    await hub.start("first")
+    await ready(hub, "first")
+    before = len(kube.requests)
+    await hub.start("second", name="Deep field")
+    spawner = await ready(hub, "second")
+    asked = [(one.verb, one.resource) for one in kube.requests[before:]]
+    assert sorted(asked) == [("create", "pods"), ("create", "secrets"), ("patch", "secrets")]
+    assert await spawner.poll() is None
+    assert len(kube.requests) == before + 3
+
+
+async def test_what_is_made(hub: Hub, kube: FakeKubernetes) -> None:
+    await hub.start("mine", name="Deep field", cores=2)
+    spawner = await ready(hub, "mine")
+    (pod,) = sessions(kube)
+    main = pod["spec"]["containers"][0]
+    assert main["image"] == "example.org/open:2"
+    assert main["command"][:2] == ["jupyter", "lab"]
+    assert main["resources"]["limits"]["cpu"] == 2
+    assert float(main["resources"]["requests"]["cpu"]) == 1
+    assert int(main["resources"]["limits"]["memory"]) == 2 * 10**9
+    assert pod["metadata"]["annotations"]["hub.jupyter.org/servername"] == "mine"
+    assert pod["metadata"]["labels"]["component"] == "singleuser-server"
+    names = {one["name"] for one in main["env"]}
+    assert not {name for name in names if name.startswith(("JUPYTERHUB", "JPY_", "JUPYTER_IMAGE"))}
+    assert spawner.api_token not in json.dumps(pod)
+    (secret,) = [s for s in kube.secrets() if s["metadata"]["name"].startswith("canfar-")]
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == pod["metadata"]["uid"]
+    assert base64.b64decode(secret["data"]["session_secret"]).decode() == spawner.secret
+
+
+async def test_a_stop_removes_pod_and_secret(hub: Hub, kube: FakeKubernetes) -> None:
+    await hub.start("mine")
+    await ready(hub, "mine")
+    await hub.stop("mine")
+    await until(lambda: not hub.spawner("mine").active, "stopped")
+    assert not sessions(kube)
+    assert not kube.secrets()
+
+
+async def test_a_home_is_looked_at_once(hub: Hub, kube: FakeKubernetes) -> None:
+    for name in ("one", "two"):
+        await hub.start(name)
+        await ready(hub, name)
+    assert kube.count("create", "jobs") == 1
+    (job,) = kube.all("jobs")
+    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[0] == "check"
+    assert "--user=astronomer" in arguments
+    assert "--uid=10001" in arguments
+
+
+async def test_a_home_that_is_not_the_users_is_a_refusal(hub: Hub, kube: FakeKubernetes) -> None:
+    said = json.dumps({"refused": "owner", "sentence": "Your home belongs to another account."})
+    kube.behave("app.kubernetes.io/component=home", Behaviour(crash=Crash(code=3, message=said)))
+    told = await refused(hub, "mine")
+    assert "Your home belongs to another account. Tell help@example.org." in told
+    assert not sessions(kube)
+    assert not kube.secrets()
+
+
+# Faults of images and clusters
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        (Behaviour(crash=Crash(code=3), log="no such\nfile <x>"), "ended with status 3"),
+        (Behaviour(crash=Crash(code=137, reason="OOMKilled")), "used more than its 2 GB"),
+        (
+            Behaviour(crash=Crash(code=128, reason="StartError", message="jupyter: not found")),
+            "jupyter: not found",
+        ),
+        (Behaviour(pull=Pull(failure="ErrImagePull", message="manifest unknown")), "manifest unknown"),
+        (Behaviour(pull=Pull(failure="InvalidImageName", message="couldn't parse")), "cannot be had"),
+    ],
+)
+async def test_an_image_at_fault_ends_the_start_at_once(
+    make_hub: MakeHub, kube: FakeKubernetes, behaviour: Behaviour, words: str
+) -> None:
+    hub = await make_hub()
+    hub.app.tornado_settings["failure_limit"] = 1
+    kube.behave("component=singleuser-server", behaviour)
+    assert words in await refused(hub, "mine")
+    await until(lambda: not sessions(kube), "no pod left")
+    assert not kube.secrets()
+
+
+async def test_waiting_is_told_and_ends_with_the_reason(make_hub: MakeHub, kube: FakeKubernetes) -> None:
+    hub = await make_hub(start_timeout=3)
+    kube.behave("component=singleuser-server", Behaviour(unschedulable="0/1 nodes are available."))
+    assert "0/1 nodes are available." in await refused(hub, "mine")
+    assert not sessions(kube)
+
+
+async def test_a_quota_is_told(hub: Hub, kube: FakeKubernetes) -> None:
+    await hub.start("first")
+    await ready(hub, "first")
+    kube.quota("exceeded quota: people, requested: pods=1, used: pods=1, limited: pods=1")
+    assert "The cluster has no room left" in await refused(hub, "mine")
+
+
+async def test_a_lost_node_is_told(hub: Hub, kube: FakeKubernetes) -> None:
+    await hub.start("mine")
+    spawner = await ready(hub, "mine")
+    assert spawner.notices == []
+    kube.node_ready("node-1", False)
+    await until(lambda: spawner.notices, "the notice")
+    assert "lost touch with node-1" in spawner.notices[0]
+    assert await spawner.poll() is None
+    kube.node_ready("node-1", True)
+    await until(lambda: not spawner.notices, "no notice")
+
+
+# Faults of the API
+
+
+async def test_a_create_whose_answer_is_lost_makes_one_pod(hub: Hub, kube: FakeKubernetes) -> None:
+    kube.fault(verb="create", resource="pods", drop=True, took_effect=True)
+    await hub.start("mine")
+    await ready(hub, "mine")
+    assert len(sessions(kube)) == 1
+    assert kube.count("delete", "pods") == 0
+
+
+async def test_a_create_that_is_slow_is_not_killed(hub: Hub, kube: FakeKubernetes) -> None:
+    kube.fault(verb="create", resource="pods", delay=30, took_effect=True)
+    await hub.start("mine")
+    await ready(hub, "mine")
+    assert len(sessions(kube)) == 1
+    assert kube.count("delete", "pods") == 0
+
+
+async def test_a_pod_of_an_earlier_start_gives_way(hub: Hub, kube: FakeKubernetes) -> None:
+    await hub.start("mine")
+    spawner = await ready(hub, "mine")
+    (old,) = sessions(kube)
+    name = spawner.pod_name
+    await hub.stop("mine")
+    await until(lambda: not hub.spawner("mine").active, "stopped")
+    left = {key: old["metadata"][key] for key in ("name", "labels", "annotations")}
+    kube.create("pods", {"metadata": left, "spec": old["spec"]})
+    await hub.start("mine")
+    await ready(hub, "mine")
+    (new,) = sessions(kube)
+    assert new["metadata"]["name"] == name
+    assert new["metadata"]["annotations"]["canfar.net/start"] == hub.spawner("mine").start_id
+
+
+@pytest.mark.parametrize("moment", ["before", "running", "stopping"])
+async def test_an_outage_of_the_api_loses_nothing(hub: Hub, kube: FakeKubernetes, moment: str) -> None:
+    await hub.start("other")
+    await ready(hub, "other")
+    uid = sessions(kube)[0]["metadata"]["uid"]
+    if moment == "before":
+        kube.down()
+    await hub.start("mine")
+    if moment == "before":
+        await until(lambda: "does not answer" in str(hub.spawner("mine")._stages), "the outage told")
+        kube.up()
+    await ready(hub, "mine")
+    if moment != "before":
+        kube.down()
+        assert await hub.spawner("other").poll() is None
+        stopping = asyncio.ensure_future(hub.stop("mine"))
+        if moment == "stopping":
+            await until(lambda: hub.spawner("mine").pending == "stop", "the stop begun")
+        kube.up()
+        await stopping
+        await until(lambda: not hub.spawner("mine").active, "stopped")
+        assert len(sessions(kube)) == 1
+    assert uid in {pod["metadata"]["uid"] for pod in sessions(kube)}
+    assert hub.spawner("other").ready
+
+
+@pytest.mark.parametrize("how", ["drop", "compact"])
+async def test_a_watch_that_breaks_misses_nothing(hub: Hub, kube: FakeKubernetes, how: str) -> None:
+    await hub.start("mine")
+    spawner = await ready(hub, "mine")
+    if how == "compact":
+        kube.compact()
+    kube.drop_watches()
+    kube.delete("pods", spawner.pod_name, grace=0)
+    await until(lambda: not hub.spawner("mine").active, "the end noticed")
+
+
+async def test_a_pod_that_nobody_knows_is_removed(hub: Hub, kube: FakeKubernetes) -> None:
+    await hub.start("mine")
+    spawner = await ready(hub, "mine")
+    (pod,) = sessions(kube)
+    metadata = {**pod["metadata"], "name": "stray"}
+    metadata = {key: metadata[key] for key in ("name", "labels", "annotations")}
+    metadata["annotations"] = {**metadata["annotations"], "canfar.net/start": "another"}
+    kube.create("pods", {"metadata": metadata, "spec": pod["spec"]})
+    await until(lambda: "stray" in spawner.shared.pods.pods, "the stray seen")
+    await type(spawner).sweep([spawner])
+    assert len(sessions(kube)) == 2
+    await type(spawner).sweep([spawner])
+    await until(lambda: len(sessions(kube)) == 1, "the stray removed")
+    assert sessions(kube)[0]["metadata"]["name"] == spawner.pod_name
+
+
+async def test_many_events_leave_nothing_behind(hub: Hub, kube: FakeKubernetes) -> None:
+    await hub.start("mine")
+    spawner = await ready(hub, "mine")
+    kube.flood(2000)
+    await hub.start("next")
+    await ready(hub, "next")
+    assert not spawner.shared.events._listeners
+
+
+# Traits of administrators
+
+
+async def test_fs_gid_is_refused_with_a_sentence(make_hub: MakeHub) -> None:
+    hub = await make_hub(fs_gid=100)
+    answer = await hub.start("mine")
+    assert answer.status_code >= 400
+
+
+async def test_traits_keep_their_meaning(make_hub: MakeHub, kube: FakeKubernetes) -> None:
+    hub = await make_hub(
+        node_selector={"zone": "a"},
+        extra_labels={"owner": "{username}"},
+        environment={"SITE": "ours {username}", "HOME": "/elsewhere"},
+        volumes=[{"name": "software", "emptyDir": {}}],
+        volume_mounts=[{"name": "software", "mountPath": "/software"}],
+        priority_class_name="people",
+        modify_pod_hook=_run_as_root,
+    )
+    await hub.start("mine")
+    await ready(hub, "mine")
+    (pod,) = sessions(kube)
+    main = pod["spec"]["containers"][0]
+    environment = {one["name"]: one.get("value") for one in main["env"]}
+    assert pod["spec"]["nodeSelector"] == {"zone": "a"}
+    assert pod["metadata"]["labels"]["owner"] == "astronomer"
+    assert environment["SITE"] == "ours astronomer"
+    assert environment["HOME"] == "/arc/home/astronomer"
+    assert "/software" in [one["mountPath"] for one in main["volumeMounts"]]
+    assert pod["spec"]["priorityClassName"] == "people"
+    assert pod["spec"]["securityContext"]["runAsUser"] == 10001
+    assert "runAsUser" not in main["securityContext"]
+
+
+def _run_as_root(spawner: Any, pod: Any) -> Any:
+    pod.spec.security_context = {"runAsUser": 0, "fsGroup": 0}
+    pod.spec.containers[0].security_context = {"runAsUser": 0, "privileged": True}
+    return pod
