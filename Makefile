@@ -33,7 +33,7 @@ lint: .venv/lint.ready ## check style, types and shell scripts' syntax
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	@for script in requirements/install requirements/system requirements/lock .ci/run images/*/test; do bash -n $$script; done
+	@for script in requirements/install requirements/system requirements/lock .ci/run .ci/component images/*/test; do bash -n $$script; done
 
 bench: .venv/test.ready ## run the benchmarks and write bench/results
 	@requirements/system --optional chromium fonts-dejavu-core

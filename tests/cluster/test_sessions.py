@@ -4,65 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import OTHER, Ground, ground, hub, kubectl, project
-from tests.support.identities import SURVEY
+from tests.support.cluster import Ground, kubectl
 from tests.support.kernel import Kernel
 from tests.support.stack import Person, Stack, until
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    top = tmp_path_factory.mktemp("cluster")
-    for folder in (top, *top.parents):  # pods of any account have to get to the volume
-        if folder.stat().st_mode & 0o001 == 0:
-            folder.chmod(folder.stat().st_mode | 0o111)
-    found = top / "data"
-    found.mkdir(mode=0o711)
-    project(found, "survey-x", SURVEY)
-    project(found, "other-project", OTHER)
-    return found
-
-
-@pytest.fixture(scope="module")
-def site(data: Path) -> Iterator[Ground]:
-    with ground(data / "arc") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def stack(data: Path, site: Ground) -> Iterator[Stack]:
-    with hub(data, site) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def astronomer(stack: Stack) -> Iterator[Person]:
-    found = stack.sign_in("astronomer")
-    yield found
-    found.stop_all()
-
-
-@pytest.fixture(scope="module")
-def notebook(astronomer: Person) -> str:
-    """A session that the tests which leave it alone share."""
-    started = astronomer.start("shared", {"profile": "notebook", "name": "Deep field"})
-    assert started.status_code in {201, 202}, started.text
-    astronomer.ready("shared")
-    return "shared"
-
-
-@pytest.fixture
-def visitor(stack: Stack) -> Iterator[Person]:
-    found = stack.sign_in("visitor")
-    yield found
-    found.stop_all()
 
 
 # What a session is
@@ -91,48 +41,48 @@ def test_a_kernel_reads_the_project_and_writes_the_home(astronomer: Person, note
     assert shared.stat().st_gid == shared.parent.stat().st_gid
 
 
-def test_it_sees_nothing_of_others(astronomer: Person, notebook: str, site: Ground, data: Path) -> None:
+def test_it_sees_nothing_of_others(astronomer: Person, notebook: str, cluster: Ground, data: Path) -> None:
     (data / "arc/home/somebody").mkdir(exist_ok=True)
-    seen = site.run(notebook, "sh", "-c", "ls /arc/home /arc/projects").stdout.split()
+    seen = cluster.run(notebook, "sh", "-c", "ls /arc/home /arc/projects").stdout.split()
     assert seen == ["/arc/home:", "astronomer", "/arc/projects:", "survey-x"]
     for path in ("/arc/home/somebody", "/arc/home/astronomer/../somebody", "/arc/projects/other-project"):
-        assert site.run(notebook, "ls", path).returncode != 0
+        assert cluster.run(notebook, "ls", path).returncode != 0
 
 
-def test_who_it_is_inside(astronomer: Person, notebook: str, site: Ground, data: Path) -> None:
+def test_who_it_is_inside(astronomer: Person, notebook: str, cluster: Ground, data: Path) -> None:
     uid = str((data / "arc/home/astronomer").stat().st_uid)
-    said = site.run(notebook, "id").stdout
+    said = cluster.run(notebook, "id").stdout
     assert said.startswith(f"uid={uid}(astronomer) gid={uid}(astronomer)")
     assert "(survey-x)" in said
-    assert site.run(notebook, "grep", "-c", "CapEff:.*0000000000000000", "/proc/self/status").returncode == 0
-    assert site.run(notebook, "sh", "-c", "echo x >> /etc/passwd").returncode != 0
-    assert site.run(notebook, "hostname").stdout.strip().startswith("deep-field")
+    assert cluster.run(notebook, "grep", "-c", "CapEff:.*0000000000000000", "/proc/self/status").returncode == 0
+    assert cluster.run(notebook, "sh", "-c", "echo x >> /etc/passwd").returncode != 0
+    assert cluster.run(notebook, "hostname").stdout.strip().startswith("deep-field")
 
 
-def test_nothing_of_the_hub_is_in_it(astronomer: Person, notebook: str, site: Ground, stack: Stack) -> None:
-    environment = site.run(notebook, "env", "-0").stdout
+def test_nothing_of_the_hub_is_in_it(astronomer: Person, notebook: str, cluster: Ground, stack: Stack) -> None:
+    environment = cluster.run(notebook, "env", "-0").stdout
     names = {line.partition("=")[0] for line in environment.split("\0")}
     assert not [name for name in names if name.startswith(("JUPYTERHUB", "JPY_"))]
     secrets = json.loads((stack.data / "secrets.json").read_text())
     assert not [name for name, value in secrets.items() if value in environment]
     assert astronomer.token not in environment
-    assert site.run(notebook, "ls", "/var/run/secrets/kubernetes.io").returncode != 0
+    assert cluster.run(notebook, "ls", "/var/run/secrets/kubernetes.io").returncode != 0
 
 
-def test_braces_and_references_stay_text(astronomer: Person, notebook: str, site: Ground) -> None:
-    said = site.run(notebook, "sh", "-c", 'printf %s "$BRACES"').stdout
+def test_braces_and_references_stay_text(astronomer: Person, notebook: str, cluster: Ground) -> None:
+    said = cluster.run(notebook, "sh", "-c", 'printf %s "$BRACES"').stdout
     assert said == "{username} astronomer $(HOME) $(NOTHING) $HOME"
 
 
-def test_its_secret_is_in_no_pod(astronomer: Person, notebook: str, site: Ground) -> None:
-    secret = site.run(notebook, "cat", "/run/canfar/secret/session_secret").stdout
+def test_its_secret_is_in_no_pod(astronomer: Person, notebook: str, cluster: Ground) -> None:
+    secret = cluster.run(notebook, "cat", "/run/canfar/secret/session_secret").stdout
     assert len(secret) == 64
-    assert secret not in json.dumps(site.pods())
+    assert secret not in json.dumps(cluster.pods())
     assert secret not in json.dumps(astronomer.server(notebook))
-    assert secret not in site.run(notebook, "sh", "-c", "cat /proc/[0-9]*/cmdline").stdout
+    assert secret not in cluster.run(notebook, "sh", "-c", "cat /proc/[0-9]*/cmdline").stdout
 
 
-def test_its_credentials(astronomer: Person, notebook: str, site: Ground) -> None:
+def test_its_credentials(astronomer: Person, notebook: str, cluster: Ground) -> None:
     script = """
 import os, ssl, json
 folder = os.environ["CANFAR_CREDENTIALS"]
@@ -142,22 +92,22 @@ told = json.load(open(folder + "/expires.json"))
 token = open(folder + "/access_token").read()
 print(sorted(os.listdir(folder))[-3:], told["cadcproxy.pem"]["there"], len(token) > 100)
 """
-    ran = site.run(notebook, "python3", "-c", script)
+    ran = cluster.run(notebook, "python3", "-c", script)
     assert ran.stdout.split("\n")[0] == "['access_token', 'cadcproxy.pem', 'expires.json'] True True", (
         ran.stderr
     )
 
 
-def test_two_sessions_share_a_home(astronomer: Person, notebook: str, site: Ground) -> None:
+def test_two_sessions_share_a_home(astronomer: Person, notebook: str, cluster: Ground) -> None:
     astronomer.start("second", {"profile": "notebook"})
     astronomer.ready("second")
-    site.run("second", "sh", "-c", "echo both > ~/both.txt")
-    assert site.run(notebook, "sh", "-c", "cat ~/both.txt").stdout == "both\n"
-    names = {pod["metadata"]["labels"]["canfar.net/username"] for pod in site.pods()}
+    cluster.run("second", "sh", "-c", "echo both > ~/both.txt")
+    assert cluster.run(notebook, "sh", "-c", "cat ~/both.txt").stdout == "both\n"
+    names = {pod["metadata"]["labels"]["canfar.net/username"] for pod in cluster.pods()}
     assert names == {"astronomer"}
     astronomer.stop("second")
-    until(lambda: not site.pod("second"), "its pod gone")
-    until(lambda: len(site.secrets()) == 1, "its Secret gone")
+    until(lambda: not cluster.pod("second"), "its pod gone")
+    until(lambda: len(cluster.secrets()) == 1, "its Secret gone")
 
 
 # What cannot start
@@ -170,35 +120,37 @@ def test_two_sessions_share_a_home(astronomer: Person, notebook: str, site: Grou
         ("nope", 400, "not in the catalogue"),
     ],
 )
-def test_refusals_start_nothing(visitor: Person, site: Ground, profile: str, status: int, words: str) -> None:
-    before = len(site.pods())
+def test_refusals_start_nothing(
+    visitor: Person, cluster: Ground, profile: str, status: int, words: str
+) -> None:
+    before = len(cluster.pods())
     answer = visitor.start("refused", {"profile": profile})
     assert answer.status_code == status
     assert words in answer.json()["message"]
-    assert len(site.pods()) == before
+    assert len(cluster.pods()) == before
 
 
-def test_a_program_that_dies_is_told_and_leaves_no_pod(visitor: Person, site: Ground) -> None:
+def test_a_program_that_dies_is_told_and_leaves_no_pod(visitor: Person, cluster: Ground) -> None:
     assert visitor.start("bad", {"profile": "dies"}).status_code in {201, 202, 424}
     until(lambda: not visitor.server("bad").get("pending"), "the start over")
     page = visitor.browser.get(f"{visitor.stack.url}/hub/spawn-pending/visitor/bad").text
     assert "ended with status 0 before it answered" in page
-    until(lambda: not site.pod("bad"), "its pod gone")
+    until(lambda: not cluster.pod("bad"), "its pod gone")
 
 
-def test_an_image_that_cannot_be_had_is_told(visitor: Person, site: Ground) -> None:
+def test_an_image_that_cannot_be_had_is_told(visitor: Person, cluster: Ground) -> None:
     visitor.start("bad", {"profile": "missing"})
     assert until(lambda: _stages(visitor, "bad", "cannot be had"), "the reason told")
     visitor.stop("bad")
-    until(lambda: not site.pod("bad"), "its pod gone")
+    until(lambda: not cluster.pod("bad"), "its pod gone")
 
 
-def test_waiting_for_a_node_is_told_and_can_be_cancelled(visitor: Person, site: Ground) -> None:
+def test_waiting_for_a_node_is_told_and_can_be_cancelled(visitor: Person, cluster: Ground) -> None:
     visitor.start("large", {"profile": "large"})
     told = until(lambda: _stages(visitor, "large", "Waiting for a node with room"), "the stage told")
     assert "example.org/telescope" in told
     visitor.stop("large")
-    until(lambda: not site.pod("large"), "its pod gone")
+    until(lambda: not cluster.pod("large"), "its pod gone")
 
 
 def _stages(person: Person, server: str, wanted: str) -> str:
@@ -218,25 +170,32 @@ def _stages(person: Person, server: str, wanted: str) -> str:
 
 @pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGKILL])
 def test_a_hub_restart_stops_no_session(
-    astronomer: Person, notebook: str, site: Ground, stack: Stack, with_signal: int
+    astronomer: Person, notebook: str, cluster: Ground, stack: Stack, with_signal: int
 ) -> None:
-    before = site.pod(notebook)["metadata"]["uid"]
-    site.run(notebook, "sh", "-c", "kill -STOP $(pgrep -o jupyter-lab)")
+    before = cluster.pod(notebook)["metadata"]["uid"]
+    cluster.run(notebook, "sh", "-c", "kill -STOP $(pgrep -o jupyter-lab)")
     stack.restart_hub(with_signal)
     assert astronomer.server(notebook)["ready"]
-    site.run(notebook, "sh", "-c", "kill -CONT $(pgrep -o jupyter-lab)")
-    assert site.pod(notebook)["metadata"]["uid"] == before
+    cluster.run(notebook, "sh", "-c", "kill -CONT $(pgrep -o jupyter-lab)")
+    assert cluster.pod(notebook)["metadata"]["uid"] == before
     assert astronomer.browser.get(str(astronomer.server(notebook)["full_url"])).status_code == 200
 
 
-def test_a_pod_that_somebody_deletes_is_noticed(visitor: Person, site: Ground) -> None:
+def test_a_pod_that_somebody_deletes_is_noticed(visitor: Person, cluster: Ground) -> None:
     visitor.start("mine", {"profile": "notebook"})
     visitor.ready("mine")
-    kubectl("delete", "pod", "-n", site.sessions, site.pod("mine")["metadata"]["name"], "--grace-period=0")
+    kubectl(
+        "delete",
+        "pod",
+        "-n",
+        cluster.sessions,
+        cluster.pod("mine")["metadata"]["name"],
+        "--grace-period=0",
+    )
     until(lambda: not visitor.server("mine").get("ready"), "the end noticed")
     until(
         lambda: (
-            not [s for s in site.secrets() if s["metadata"]["annotations"]["canfar.net/owner"] == "visitor"]
+            not [s for s in cluster.secrets() if s["metadata"]["annotations"]["canfar.net/owner"] == "visitor"]
         ),
         "its Secret gone",
     )

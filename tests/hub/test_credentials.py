@@ -20,8 +20,8 @@ import yaml
 from cryptography import x509
 from cryptography.fernet import Fernet
 
-from tests.support.cred_server import CredServer
-from tests.support.faults import Delay, Garbage, Received, Reply, Status
+from tests.support.cred_server import TrialCredServer
+from tests.support.faults import Delay, Garbage, Status
 from tests.support.identities import SURVEY
 from tests.support.kernel import Kernel
 from tests.support.stack import ROOT, Person, Stack, running, until, write_catalogue
@@ -29,29 +29,19 @@ from tests.support.stack import ROOT, Person, Stack, running, until, write_catal
 DOWN = [Status(500), Garbage(), Status(403)]
 
 
-class Cred(CredServer):
-    """Knows whose a token of the trial's provider is, and repeats it where it refuses."""
-
-    def answer(self, request: Received) -> Reply:
-        _, claims, _ = request.token.split(".")
-        subject = json.loads(base64.urlsafe_b64decode(claims + "=="))["sub"]
-        self.users[request.token] = subject
-        return super().answer(request)
-
-
 @pytest.fixture(scope="module")
-def cred() -> Iterator[Cred]:
-    with Cred(now=lambda: datetime.now(UTC)) as server:
+def cred() -> Iterator[TrialCredServer]:
+    with TrialCredServer(now=lambda: datetime.now(UTC)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, cred: Cred) -> Iterator[Stack]:
+def hub(tmp_path_factory: pytest.TempPathFactory, cred: TrialCredServer) -> Iterator[Stack]:
     with started(tmp_path_factory.mktemp("cred"), cred) as stack:
         yield stack
 
 
-def started(folder: Path, cred: Cred, **settings: Any) -> Any:
+def started(folder: Path, cred: TrialCredServer, **settings: Any) -> Any:
     site = yaml.safe_load((ROOT / "demo/site.yaml").read_text())
     site["credentials"] = {"cred": cred.generate, **settings}
     site["groups"]["refresh"] = 5
@@ -61,7 +51,7 @@ def started(folder: Path, cred: Cred, **settings: Any) -> Any:
 
 
 @pytest.fixture
-def person(hub: Stack, cred: Cred) -> Iterator[Person]:
+def person(hub: Stack, cred: TrialCredServer) -> Iterator[Person]:
     found = hub.sign_in("astronomer")
     yield found
     cred.fault, cred.flaw, cred.life = None, "", None
@@ -213,7 +203,7 @@ def test_no_secret_is_anywhere_but_where_it_belongs(hub, cred, person):
     assert not found
 
 
-def every_secret(hub: Stack, cred: Cred, person: Person) -> dict[str, str]:
+def every_secret(hub: Stack, cred: TrialCredServer, person: Person) -> dict[str, str]:
     """What must not be shown, by name; of keys one line each."""
     kept = json.loads((hub.data / "secrets.json").read_text())
     secrets = {name: str(value) for name, value in kept.items()}

@@ -216,6 +216,18 @@ def project(data: Path, name: str, group: str) -> None:
         path.chmod(mode)
 
 
+def new_data(top: Path) -> Path:
+    """A hub's folder in `top`, with two projects; pods of any account can get to it."""
+    for folder in (top, *top.parents):
+        if folder.stat().st_mode & 0o001 == 0:
+            folder.chmod(folder.stat().st_mode | 0o111)
+    data = top / "data"
+    data.mkdir(mode=0o711)
+    project(data, "survey-x", SURVEY)
+    project(data, "other-project", OTHER)
+    return data
+
+
 @contextmanager
 def hub(data: Path, found: Ground, **changes: Any) -> Iterator[Stack]:
     """The embedded hub, with pods of the cluster as its sessions."""

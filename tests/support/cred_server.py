@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -83,6 +85,16 @@ class CredServer(FaultyServer):
         if self.flaw == "proxy":
             made = x509.make_proxy(made, now=self.now(), lifetime=timedelta(days=1))
         return made.pem(key_first=self.flaw == "key first")
+
+
+class TrialCredServer(CredServer):
+    """Knows whose a token of the trial's provider is, and repeats it where it refuses."""
+
+    def answer(self, request: Received) -> Reply:
+        _, claims, _ = request.token.split(".")
+        subject = json.loads(base64.urlsafe_b64decode(claims + "=="))["sub"]
+        self.users[request.token] = subject
+        return super().answer(request)
 
 
 def _turned(made: Issued) -> str:

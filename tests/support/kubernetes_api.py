@@ -26,6 +26,9 @@ __all__ = ["ApiError", "Behaviour", "Crash", "FakeKubernetes", "Fault", "Pull", 
 
 Answer = TypeVar("Answer")
 
+HOME_IS_THERE = Crash(code=0, message='{"home": "there"}')
+"""How the container of a Job ends that looked at a home."""
+
 
 class FakeKubernetes:
     """The server as tests see it. Every method may be called from any thread.
@@ -125,15 +128,7 @@ class FakeKubernetes:
 
     def flood(self, count: int, namespace: str = "") -> None:
         """Emits Events about a pod that is nobody's."""
-        place = namespace or self.namespace
-        metadata = {"name": "flood", "namespace": place, "uid": "flood", "resourceVersion": "1"}
-        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": metadata}
-
-        def emit() -> None:
-            for index in range(count):
-                self._server.record(pod, "Flood", f"Event {index + 1} of {count}.")
-
-        self._do(emit)
+        self._do(lambda: self._server.flood(count, namespace or self.namespace))
 
     def create(self, resource: str, body: Object, namespace: str = "") -> Object:
         """Makes an object behind everybody's back. Raises ApiError."""
@@ -254,13 +249,17 @@ class FakeKubernetes:
 
 
 def main() -> None:
-    """Runs the server until SIGINT or SIGTERM; ``/-/counts`` and ``/-/times`` tell what has happened."""
+    """Runs the server until SIGINT or SIGTERM; ``/-/counts`` and ``/-/times`` tell what has happened.
+
+    ``POST /-/flood?count=N&namespace=NAME`` emits Events about a pod that is nobody's.
+    """
     parser = argparse.ArgumentParser(prog="kubernetes_api", description="A fake Kubernetes API server.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--namespace", default="sessions")
     parser.add_argument("--pod-seconds", type=float, default=0.0, help="from a pod's creation to its readiness")
     parser.add_argument("--own-addresses", action="store_true", help="each pod gets an address of its own")
     parser.add_argument("--padding", action="store_true", help="objects are as large as real ones")
+    parser.add_argument("--homes", action="store_true", help="Jobs that look at homes find them, at once")
     parser.add_argument("--kubeconfig", type=Path, help="where to write a kubeconfig file")
     chosen = parser.parse_args()
     signals = {signal.SIGINT, signal.SIGTERM}
@@ -268,6 +267,8 @@ def main() -> None:
     address = "" if chosen.own_addresses else "127.0.0.1"
     behaviour = Behaviour(start_seconds=chosen.pod_seconds, address=address)
     with FakeKubernetes(chosen.namespace, chosen.port, behaviour, chosen.padding) as kube:
+        if chosen.homes:
+            kube.behave("app.kubernetes.io/component=home", Behaviour(crash=HOME_IS_THERE))
         if chosen.kubeconfig:
             kube.kubeconfig(chosen.kubeconfig)
         print(kube.url, flush=True)

@@ -34,6 +34,7 @@ from tests.support.kubernetes_status import NODE_ADDRESS, condition, fill_in
 from tests.support.kubernetes_store import Change, Store, Watch, encode
 
 WATCH_SECONDS = 1800.0  # how long a watch lasts that does not say so itself
+FLOOD_PIECE = 100  # Events
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class Server:
         application = web.Application(client_max_size=2**24)
         application.router.add_get("/-/counts", self._counts)
         application.router.add_get("/-/times", self._times)
+        application.router.add_post("/-/flood", self._flood)
         for path in ("/healthz", "/livez", "/readyz"):
             application.router.add_get(path, self._healthy)
         application.router.add_get("/version", self._version)
@@ -191,6 +193,13 @@ class Server:
     def drop_watches(self) -> None:
         for transport in list(self._watching):
             transport.abort()
+
+    def flood(self, count: int, namespace: str) -> None:
+        """Emits Events about a pod that is nobody's."""
+        metadata = {"name": "flood", "namespace": namespace, "uid": "flood", "resourceVersion": "1"}
+        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": metadata}
+        for index in range(count):
+            self.record(pod, "Flood", f"Event {index + 1} of {count}.")
 
     def set_quota(self, message: str) -> None:
         self.quota = message
@@ -348,6 +357,14 @@ class Server:
 
     async def _times(self, _: web.Request) -> web.Response:
         return web.json_response(self.ready_times)
+
+    async def _flood(self, request: web.Request) -> web.Response:
+        """Emits ``count`` Events in ``namespace``, in pieces, so that everybody else is served meanwhile."""
+        count, namespace = int(request.query["count"]), request.query["namespace"]
+        for first in range(0, count, FLOOD_PIECE):
+            self.flood(min(FLOOD_PIECE, count - first), namespace)
+            await asyncio.sleep(0)
+        return web.json_response({"count": count})
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")

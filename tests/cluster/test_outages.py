@@ -1,0 +1,85 @@
+"""What outages of a real cluster's components do to sessions, and credentials that are renewed in a pod."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Ground, ground, hub, new_data
+from tests.support.cred_server import TrialCredServer
+from tests.support.stack import Person, Stack, until
+
+pytestmark = pytest.mark.cluster
+
+
+@contextmanager
+def without(component: str) -> Iterator[None]:
+    """Ends a component of the cluster, and brings it back at the end of the block.
+
+    `CANFAR_TEST_COMPONENT` is a command that does that: `stop NAME` and `start`.
+    """
+    command = os.environ.get("CANFAR_TEST_COMPONENT", "")
+    if not command:
+        pytest.fail("Set CANFAR_TEST_COMPONENT to a command that stops and starts components of the cluster.")
+    subprocess.run([command, "stop", component], check=True, timeout=120)
+    try:
+        yield
+    finally:
+        subprocess.run([command, "start"], check=True, timeout=300)
+
+
+def test_the_api_server_is_away(
+    astronomer: Person, visitor: Person, notebook: str, cluster: Ground, stack: Stack
+) -> None:
+    before = cluster.pod(notebook)["metadata"]["uid"]
+    page = str(astronomer.server(notebook)["full_url"])
+    with without("apiserver"):
+        assert astronomer.browser.get(page).status_code == 200
+        assert visitor.start("mine", {"profile": "notebook"}).status_code == 202
+        stack.restart_hub(signal.SIGKILL)
+        assert astronomer.server(notebook)["ready"]
+        assert astronomer.browser.get(page).status_code == 200
+        assert visitor.start("later", {"profile": "notebook"}).status_code == 202
+    visitor.ready("later")
+    assert cluster.pod(notebook)["metadata"]["uid"] == before
+    assert astronomer.server(notebook)["ready"]
+    names = [pod["metadata"]["annotations"]["hub.jupyter.org/servername"] for pod in cluster.pods()]
+    assert len(names) == len(set(names))
+
+
+def test_the_kubelet_is_away(astronomer: Person, notebook: str, cluster: Ground) -> None:
+    before = cluster.pod(notebook)["metadata"]["uid"]
+    page = str(astronomer.server(notebook)["full_url"])
+    with without("kubelet"):
+        assert astronomer.browser.get(page).status_code == 200
+    assert astronomer.browser.get(page).status_code == 200
+    assert cluster.pod(notebook)["metadata"]["uid"] == before
+    assert astronomer.server(notebook)["ready"]
+
+
+def test_a_pod_sees_each_new_certificate(tmp_path_factory: pytest.TempPathFactory, kubeconfig: str) -> None:
+    data: Path = new_data(tmp_path_factory.mktemp("renewed"))
+    with TrialCredServer(now=lambda: datetime.now(UTC)) as cred, ground(data / "arc") as found:
+        cred.life = timedelta(seconds=100)
+        credentials = {"cred": cred.generate}
+        with hub(data, found, credentials=credentials, groups={"refresh": 5}) as stack:
+            person = stack.sign_in("astronomer")
+            person.start("mine", {"profile": "notebook"})
+            person.ready("mine")
+            seen: set[str] = set()
+
+            def look() -> bool:
+                read = "sha256sum ~/.ssl/cadcproxy.pem"
+                seen.add(found.run("mine", "sh", "-c", read).stdout)
+                return len(seen - {""}) == 3
+
+            until(look, "two new certificates", patience=600)
+            assert len(found.pods()) == 1
+            person.stop_all()
