@@ -49,7 +49,7 @@ class _Circuit:
 
 
 class Outbound:
-    """Asks services by GET over https, or http on this machine itself.
+    """Asks services over https, or http on this machine itself.
 
     ``hosts`` are the ones that may be asked: ``host`` (with the scheme's own port), ``host:port``, or
     ``*.example.org``. What the last form lets in has to be at public addresses, since names below a domain are
@@ -84,6 +84,21 @@ class Outbound:
     ) -> Answer:
         """The answer of a service, which is sent ``token`` as a bearer (RFC 6750 section 2.1).
 
+        Raises as ``ask``.
+        """
+        return await self.ask("GET", url, token=token, params=params, accept=accept)
+
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        token: str = "",
+        params: Sequence[tuple[str, str]] = (),
+        accept: str = "",
+    ) -> Answer:
+        """The answer to a request without a body, by a method that may be repeated.
+
         Raises ``Unavailable``: no connection, too slow, too long, not text, 3xx, 408, 429 or 5xx, all after
         the attempts; ``NotTrusted`` at once.
         """
@@ -95,7 +110,7 @@ class Outbound:
         circuit = self._circuits.setdefault(origin, _Circuit())
         self._enter(circuit, origin)
         try:
-            answer = await self._persistently(url, origin, params, headers, public_only)
+            answer = await self._persistently(method, url, origin, params, headers, public_only)
         except Unavailable as error:
             if not isinstance(error, NotTrusted):
                 self._failed(circuit, origin)
@@ -150,6 +165,7 @@ class Outbound:
 
     async def _persistently(
         self,
+        method: str,
         url: str,
         origin: str,
         params: Sequence[tuple[str, str]],
@@ -160,7 +176,7 @@ class Outbound:
             if attempt:
                 await asyncio.sleep(self._pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311
             try:
-                return await self._once(url, params, headers, public_only)
+                return await self._once(method, url, params, headers, public_only)
             except Unavailable as error:
                 # Asked for something that is elsewhere, it will say so again.
                 if isinstance(error, (NotTrusted, _Moved)):
@@ -174,6 +190,7 @@ class Outbound:
 
     async def _once(
         self,
+        method: str,
         url: str,
         params: Sequence[tuple[str, str]],
         headers: Mapping[str, str],
@@ -181,8 +198,8 @@ class Outbound:
     ) -> Answer:
         async with (
             asyncio.timeout(self._seconds),
-            self._session(public_only).get(
-                url, params=list(params), headers=headers, allow_redirects=False
+            self._session(public_only).request(
+                method, url, params=list(params), headers=headers, allow_redirects=False
             ) as answer,
         ):
             if 300 <= answer.status < 400:

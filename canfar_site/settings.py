@@ -298,15 +298,29 @@ class Volume(Settings):
 class Homes(Settings):
     """Who makes a user's home before their first session in a cluster."""
 
-    source: Literal["made", "provisioner"] = Field(
+    source: Literal["made", "provisioner", "service"] = Field(
         "made",
         description="`made`: the site makes homes before people sign in. `provisioner`: a Job of this"
-        " installation makes them, in a namespace of its own. Either way a home that is missing, or not the"
-        " user's, is a refusal.",
+        " installation makes them, in a namespace of its own. `service`: the site's storage service is asked to"
+        " make each, and then it is looked at as with `made`. A home that is missing, or not the user's, is a"
+        " refusal.",
+    )
+    service: (
+        Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+/[^\s?#]*\{username\}[^\s?#]*$")] | None
+    ) = Field(
+        None,
+        description="The address that is asked by PUT, with the user's access token, to make a home, such as"
+        " `https://storage.example.org/homes/{username}`; 2xx and 409 mean that it is there.",
     )
     image: str = Field("canfar-hub/provisioner", description="The image of that Job.")
     namespace: DnsName = Field("canfar-homes", description="The namespace of that Job.")
     claim: DnsName = Field("canfar-homes", description="The claim there, of the same volume as the sessions'.")
+
+    @model_validator(mode="after")
+    def _a_service_has_an_address(self) -> Self:
+        if (self.source == "service") != (self.service is not None):
+            raise ValueError("homes.service is the address for `source: service`, and for no other source")
+        return self
 
 
 class Cluster(Settings):
@@ -329,6 +343,11 @@ class Cluster(Settings):
         le=1,
         description="The part of a session's cores and memory that is kept free for it on its node. Below 1,"
         " sessions share what others do not use, and may be ended when memory runs short.",
+    )
+    image_accounts: bool = Field(
+        False,
+        description="Whether the accounts and groups of an image's own `/etc/passwd` and `/etc/group` are known"
+        " in its sessions, too. Each start then runs `/bin/sh` of the image first.",
     )
     gpu: str = Field("nvidia.com/gpu", description="The name of GPUs as a resource of nodes.")
 
@@ -380,6 +399,7 @@ class Site(Settings):
             self.sign_in.issuer,
             self.posix.mapper,
             self.credentials.cred,
+            self.cluster.homes.service if self.cluster else None,
             *((gms.search, gms.registry) if gms else ()),
         )
         return self.trusted_hosts | {urlsplit(url).netloc for url in named if url}

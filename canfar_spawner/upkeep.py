@@ -34,6 +34,7 @@ class Upkeep:
 
     _app: Any
     _renewer: Renewer
+    _delegation: Delegation
 
     def __init__(self, site: Site, store: CredentialStore) -> None:
         self._site, self.store = site, store
@@ -44,8 +45,8 @@ class Upkeep:
         """Begin rounds in this hub; they end with its event loop, or with `stop`."""
         self._app = app
         app.tornado_settings[UPKEEP] = self  # where sessions find their credentials
-        source = Delegation(app, self._site)
-        self._renewer = Renewer(self._site.credentials, source, self.store)
+        self._delegation = Delegation(app, self._site)
+        self._renewer = Renewer(self._site.credentials, self._delegation, self.store)
         self._task = asyncio.ensure_future(self._rounds())
 
     def stop(self) -> None:
@@ -80,6 +81,13 @@ class Upkeep:
                 await self._renewer.adopt(self._adoptable())
                 self._adopted = True
         return self._renewer
+
+    async def access_token(self, owner: str) -> str:
+        """A user's access token, for a request in their name; raises ``Unavailable`` where there is none."""
+        try:
+            return (await self._delegation.access_token(owner, _LEAST_SECONDS)).value
+        except SignInNeeded as needed:
+            raise Unavailable(str(needed)) from None
 
     def credential_status(self, owner: str) -> Status | None:
         """What a user's running sessions have; None if none runs."""

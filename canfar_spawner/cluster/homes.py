@@ -6,10 +6,12 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from canfar_auth.identity import PosixIds
+from canfar_auth.outbound import Outbound, Unavailable
 from canfar_site.settings import Site
 from canfar_spawner.cluster.api import Api
 from canfar_spawner.cluster.pod import CREDENTIALS
@@ -21,16 +23,20 @@ log = logging.getLogger("canfar.homes")
 _EXPORT = "/export"  # where the Job sees the volume
 _KEPT = 300  # seconds that an ended Job is kept, for administrators who look
 _LONGEST = 120  # seconds that a Job may take
+_THERE = 409  # a service's answer: it is there already
+TokenOf = Callable[[str], Awaitable[str]]
+"""Gives a user's access token; raises ``Unavailable``."""
 _POWERS = ["CHOWN", "FOWNER", "DAC_OVERRIDE"]
 
 
 class Homes:
     """Sees to it that users have a home before their session starts; each is looked at once by a hub."""
 
-    def __init__(self, api: Api, site: Site, namespace: str) -> None:
+    def __init__(self, api: Api, site: Site, namespace: str, token: TokenOf) -> None:
         if site.cluster is None:
             raise ValueError("the site has no cluster")
         self._api, self._cluster, self._site = api, site.cluster, site
+        self._token, self._outbound = token, Outbound(site.token_hosts)
         is_ours = self._cluster.homes.source == "provisioner"
         self._namespace = self._cluster.homes.namespace if is_ours else namespace
         self._seen: set[tuple[str, int, int]] = set()
@@ -46,8 +52,25 @@ class Homes:
         known = (spec.owner, spec.ids.uid, spec.ids.gid)
         async with self._looking.setdefault(spec.owner, asyncio.Lock()):
             if known not in self._seen:
+                if self._cluster.homes.service:
+                    await self._ask(self._cluster.homes.service, spec)
                 await self._look(spec, spec.ids)
                 self._seen.add(known)
+
+    async def _ask(self, service: str, spec: SessionSpec) -> None:
+        """Has the site's storage service make the home, in the user's name."""
+        try:
+            token = await self._token(spec.owner)
+            address = service.replace("{username}", quote(spec.owner, safe=""))
+            answer = await self._outbound.ask("PUT", address, token=token)
+        except Unavailable as error:
+            log.warning("The storage service cannot be asked for the home of %s: %s", spec.owner, error)
+            sentence = "The storage service does not answer, so your home cannot be made. Try again later."
+            raise Refused("storage", 503, sentence) from None
+        if answer.status >= 400 and answer.status != _THERE:
+            log.error("The storage service answers %d for the home of %s.", answer.status, spec.owner)
+            sentence = f"The storage service makes no home for you (HTTP {answer.status})."
+            raise Refused("storage", 409, f"{sentence} Tell {self._site.contact}.")
 
     async def _look(self, spec: SessionSpec, ids: PosixIds) -> None:
         name = f"canfar-home-{spec.id}-{secrets.token_hex(3)}"

@@ -12,7 +12,11 @@ from canfar_spawner.cluster.state import PodState
 
 log = logging.getLogger("canfar.cluster")
 
-REMOVED = Counter("canfar_orphan_pods", "Pods of sessions that were removed since the hub did not know them.")
+ORPHANS = Counter(
+    "canfar_orphans",
+    "What was resolved: a `pod` without a session was removed, a `session` without a pod was ended.",
+    ["what"],
+)
 
 
 def orphans(pods: Iterable[PodState], starts: Collection[str]) -> list[PodState]:
@@ -39,6 +43,6 @@ class Sweeper:
         log.warning("Pod %s of %s/%s is removed: no session.", orphan.name, orphan.owner, orphan.server)
         try:
             await self._api.delete(f"{self._path}/{orphan.name}", uid=orphan.uid)
-            REMOVED.inc()
+            ORPHANS.labels("pod").inc()
         except (ApiUnavailable, ApiRefused) as error:
             log.warning("Pod %s was not removed: %s", orphan.name, error)

@@ -12,6 +12,7 @@ from kubespawner.slugs import is_valid_default, is_valid_label, safe_slug
 from canfar_auth.posix import BASE_GROUP, BASE_PASSWD, group_file, passwd_file
 from canfar_site.settings import Cluster, Credentials
 from canfar_spawner import credentials
+from canfar_spawner.cluster.image_accounts import init_container
 from canfar_spawner.cluster.state import CONTAINER, START
 from canfar_spawner.spec import SessionSpec, expand
 
@@ -25,7 +26,9 @@ ID = "canfar.net/id"
 
 _SECRET_FOLDER = "/run/canfar/secret"  # noqa: S105 - a path
 _SECRET_REFERENCE = "$(CANFAR_SECRET)"  # noqa: S105 - a reference
-_VOLUME, _DATA = "canfar-session", "canfar-data"
+_DATA = "canfar-data"
+_CREDENTIALS, _ACCOUNTS, _MERGED = "canfar-credentials", "canfar-accounts", "canfar-merged"
+_SCRATCH, _SHM = "canfar-scratch", "canfar-shm"
 # A container that asks for no disk is given its limit, and whole disks would stay free for what few write.
 _LEAST_DISK = "100M"
 _LOCKED = {
@@ -168,6 +171,10 @@ def harden(pod: Mapping[str, Any], spec: SessionSpec, start: Start, cluster: Clu
         "tolerations": [*(body.get("tolerations") or ()), *map(dict, spec.placement.tolerations)],
         "volumes": [*(body.get("volumes") or ()), *_volumes(start, cluster)],
     }
+    if cluster.image_accounts:
+        body["volumes"].append({"name": _MERGED, "emptyDir": {"sizeLimit": "1M"}})
+        merging = init_container(spec.image, _ACCOUNTS, _MERGED)
+        body["initContainers"] = [*(body.get("initContainers") or ()), merging]
     for container in (*(body.get("initContainers") or ()), *body["containers"]):
         _lock(container)
     main = next(one for one in body["containers"] if one["name"] == CONTAINER)
@@ -203,11 +210,11 @@ def _volumes(start: Start, cluster: Cluster) -> list[dict[str, Any]]:
         return {"name": name, "secret": source}
 
     return [
-        secret(f"{_VOLUME}-credentials", files, optional=True),  # they come and go
-        secret(f"{_VOLUME}-accounts", accounts, optional=False),
-        {"name": f"{_VOLUME}-scratch", "emptyDir": {"sizeLimit": _size(cluster.scratch)}},
+        secret(_CREDENTIALS, files, optional=True),  # they come and go
+        secret(_ACCOUNTS, accounts, optional=False),
+        {"name": _SCRATCH, "emptyDir": {"sizeLimit": _size(cluster.scratch)}},
         {
-            "name": f"{_VOLUME}-shm",
+            "name": _SHM,
             "emptyDir": {"medium": "Memory", "sizeLimit": _size(cluster.shared_memory)},
         },
         {"name": _DATA, "persistentVolumeClaim": {"claimName": cluster.volume.claim}},
@@ -220,7 +227,7 @@ def _size(gigabytes: float) -> str:
 
 def _complete(main: dict[str, Any], spec: SessionSpec, start: Start, cluster: Cluster) -> None:
     """What the session's own container has beside what KubeSpawner gave it."""
-    ours = {mount["mountPath"]: mount for mount in _mounts(spec)}
+    ours = {mount["mountPath"]: mount for mount in _mounts(spec, cluster)}
     theirs = [one for one in main.get("volumeMounts") or () if one["mountPath"] not in ours]
     main["volumeMounts"] = [*theirs, *ours.values()]
     main["workingDir"] = spec.home
@@ -237,17 +244,18 @@ def _complete(main: dict[str, Any], spec: SessionSpec, start: Start, cluster: Cl
     resources.setdefault("requests", {}).setdefault("ephemeral-storage", _LEAST_DISK)
 
 
-def _mounts(spec: SessionSpec) -> list[dict[str, Any]]:
+def _mounts(spec: SessionSpec, cluster: Cluster) -> list[dict[str, Any]]:
     shared = [
         {"name": _DATA, "mountPath": one.path, "subPath": one.sub_path, "readOnly": one.read_only}
         for one in spec.mounts
     ]
+    files = _MERGED if cluster.image_accounts else _ACCOUNTS
     accounts = [
-        {"name": f"{_VOLUME}-accounts", "mountPath": f"/etc/{name}", "subPath": name, "readOnly": True}
+        {"name": files, "mountPath": f"/etc/{name}", "subPath": name, "readOnly": True}
         for name in (PASSWD, GROUP)
     ]
     secret = {
-        "name": f"{_VOLUME}-accounts",
+        "name": _ACCOUNTS,
         "mountPath": f"{_SECRET_FOLDER}/{SECRET}",
         "subPath": SECRET,
         "readOnly": True,
@@ -256,7 +264,7 @@ def _mounts(spec: SessionSpec) -> list[dict[str, Any]]:
         *shared,
         *accounts,
         secret,
-        {"name": f"{_VOLUME}-credentials", "mountPath": CREDENTIALS, "readOnly": True},
-        {"name": f"{_VOLUME}-scratch", "mountPath": "/scratch"},
-        {"name": f"{_VOLUME}-shm", "mountPath": "/dev/shm"},  # noqa: S108 - where POSIX shared memory is
+        {"name": _CREDENTIALS, "mountPath": CREDENTIALS, "readOnly": True},
+        {"name": _SCRATCH, "mountPath": "/scratch"},
+        {"name": _SHM, "mountPath": "/dev/shm"},  # noqa: S108 - where POSIX shared memory is
     ]

@@ -15,12 +15,13 @@ from kubespawner import KubeSpawner
 from traitlets import TraitError, default, validate
 
 from canfar_auth.identity import PosixIds
+from canfar_auth.outbound import Unavailable
 from canfar_site.settings import Cluster
 from canfar_spawner.catalogue import Catalogue, Profile
 from canfar_spawner.cluster import pod
 from canfar_spawner.cluster.api import Api, ApiRefused, ApiUnavailable, connected, persistently
 from canfar_spawner.cluster.homes import Homes
-from canfar_spawner.cluster.orphans import Sweeper
+from canfar_spawner.cluster.orphans import ORPHANS, Sweeper
 from canfar_spawner.cluster.profile_list import ProfileListError, read_profile_list, resolve
 from canfar_spawner.cluster.session_secrets import SessionSecrets
 from canfar_spawner.cluster.state import CONTAINER, START, PodEvent, PodState
@@ -143,13 +144,19 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
                 PodWatch(api, self.namespace, selector),
                 EventWatch(api, self.namespace),
                 secrets,
-                Homes(api, self.site, self.namespace),
+                Homes(api, self.site, self.namespace, self._token_of),
                 Sweeper(api, self.namespace),
             )
         found = self._shared[key]
         found.pods.start()
         found.events.start()
         return found
+
+    async def _token_of(self, owner: str) -> str:
+        if self.upkeep is None:
+            raise Unavailable("this hub keeps no tokens")
+        token: str = await self.upkeep.access_token(owner)
+        return token
 
     def _client(self) -> Any:
         return connected(
@@ -417,6 +424,9 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
             return None
         state = self._own()
         if state is None:
+            if self.ready:
+                self.log.warning("Session %s ends, since its pod is gone.", self._log_name)
+                ORPHANS.labels("session").inc()
             return 0
         if state.ended is not None:
             return state.ended.status

@@ -54,6 +54,25 @@ def test_the_api_server_is_away(
     assert len(names) == len(set(names))
 
 
+def test_a_hub_that_dies_during_a_start_finds_the_pod_again(
+    visitor: Person, cluster: Ground, stack: Stack
+) -> None:
+    visitor.start("mine", {"profile": "notebook"})
+    until(lambda: cluster.pod("mine"), "its pod")
+    before = cluster.pod("mine")["metadata"]["uid"]
+    stack.restart_hub(signal.SIGKILL)
+    page = until(lambda: opens(visitor, "mine"), "its page")
+    assert "/session/notebook/" in page
+    assert cluster.pod("mine")["metadata"]["uid"] == before
+
+
+def opens(person: Person, server: str) -> str:
+    """The address of a session's page that answers; empty while it does not."""
+    model = person.server(server)
+    page = person.browser.get(str(model["full_url"])) if model.get("ready") else None
+    return str(page.url) if page is not None and page.status_code == 200 else ""
+
+
 def test_the_kubelet_is_away(astronomer: Person, notebook: str, cluster: Ground) -> None:
     before = cluster.pod(notebook)["metadata"]["uid"]
     page = str(astronomer.server(notebook)["full_url"])
@@ -69,10 +88,12 @@ def test_a_pod_sees_each_new_certificate(tmp_path_factory: pytest.TempPathFactor
     with TrialCredServer(now=lambda: datetime.now(UTC)) as cred, ground(data / "arc") as found:
         cred.life = timedelta(seconds=100)
         credentials = {"cred": cred.generate}
-        with hub(data, found, credentials=credentials, groups={"refresh": 5}) as stack:
+        also = {"groups": {"refresh": 5}, "cluster": {"image_accounts": True}}
+        with hub(data, found, credentials=credentials, **also) as stack:
             person = stack.sign_in("astronomer")
             person.start("mine", {"profile": "notebook"})
             person.ready("mine")
+            assert found.run("mine", "getent", "passwd", "notebook").stdout.startswith("notebook:x:1000:")
             seen: set[str] = set()
 
             def look() -> bool:

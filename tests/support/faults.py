@@ -22,6 +22,7 @@ class Received:
     headers: Mapping[str, str]
     """Names in lower case."""
     certificate: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "GET"
 
     @property
     def token(self) -> str:
@@ -159,10 +160,13 @@ class _Handler(BaseHTTPRequestHandler):
             parse_qsl(parts.query, keep_blank_values=True),
             {name.lower(): value for name, value in self.headers.items()},
             peer,
+            self.command,
         )
         self.owner.requests.append(request)
         with contextlib.suppress(OSError):
             self._respond(request, self.owner.fault)
+
+    do_PUT = do_GET
 
     def _respond(self, request: Received, fault: Fault | None) -> None:
         if isinstance(fault, Delay):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from canfar_auth.identity import PosixGroup, PosixIds
 from canfar_site.settings import Cluster, Credentials
 from canfar_spawner.cluster import pod
+from canfar_spawner.cluster.image_accounts import init_container
 from canfar_spawner.cluster.pod import Start, harden
 from canfar_spawner.kinds import KINDS
 from canfar_spawner.spec import Mount, Placement, SessionSpec
@@ -129,9 +132,7 @@ def test_no_hook_takes_back_what_a_session_must_be(spec: SessionSpec) -> None:
     main = container(made)
     assert "envFrom" not in main
     assert "known" not in json.dumps(main)
-    assert [m["name"] for m in main["volumeMounts"] if m["mountPath"] == "/etc/passwd"] == [
-        "canfar-session-accounts"
-    ]
+    assert [m["name"] for m in main["volumeMounts"] if m["mountPath"] == "/etc/passwd"] == ["canfar-accounts"]
 
 
 def test_what_an_administrator_adds_stays(spec: SessionSpec) -> None:
@@ -298,8 +299,8 @@ def test_traits(spec: SessionSpec) -> None:
 
 def test_scratch_and_shared_memory_have_sizes(spec: SessionSpec) -> None:
     volumes = {v["name"]: v for v in harden(built(), spec, START, CLUSTER)["spec"]["volumes"]}
-    assert volumes["canfar-session-scratch"]["emptyDir"] == {"sizeLimit": "20000000000"}
-    assert volumes["canfar-session-shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1000000000"}
+    assert volumes["canfar-scratch"]["emptyDir"] == {"sizeLimit": "20000000000"}
+    assert volumes["canfar-shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1000000000"}
     limits = container(harden(built(), spec, START, CLUSTER))["resources"]["limits"]
     assert limits["ephemeral-storage"] == "50000000000"
 
@@ -310,3 +311,55 @@ def test_account_files(spec: SessionSpec) -> None:
     assert "survey-x:x:900001:first.last\n" in data["group"]
     with pytest.raises(ValueError, match="numeric ids"):
         pod.secret_data(replace(spec, ids=None), SECRET)
+
+
+# The image's own accounts
+
+
+def merged(tmp_path: Path, own: dict[str, str], image: dict[str, str]) -> dict[str, str]:
+    """What the init container makes of account files."""
+    folders = {name: tmp_path / name for name in ("OWN", "IMAGE", "MERGED")}
+    for folder in folders.values():
+        folder.mkdir()
+    for folder, files in ((folders["OWN"], own), (folders["IMAGE"], image)):
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    container = init_container("example.org/open:2", "accounts", "merged")
+    script = container["command"][2].replace("$$", "$")
+    environment = {name: str(folder) for name, folder in folders.items()}
+    subprocess.run(["/bin/sh", "-c", script], env={**environment, "PATH": "/nowhere"}, check=True, timeout=60)
+    return {name: (folders["MERGED"] / name).read_text() for name in ("passwd", "group")}
+
+
+def test_an_images_own_accounts_are_known_where_they_are_free(tmp_path: Path) -> None:
+    own = {
+        "passwd": "root:x:0:0:root:/root:/bin/sh\nfirst.last:x:10001:10001::/h:/bin/sh\n",
+        "group": "g:x:900:\n",
+    }
+    image = {
+        "passwd": "root:!:0:0:evil:/:/bin/evil\nsame:x:10001:1::/:\n"
+        "jovyan:secret:1000:100:J \\t:/home/jovyan:/bin/bash\n"
+        "+nis::::::\nbad:x:abc:1::/:\nfirst.last:x:5:5::/:\nlast:x:1001:1::/:/bin/sh",
+        "group": "sudo:x:27:first.last,jovyan\ng:x:5:\nother:x:900:\nusers:x:100:jovyan\n",
+    }
+    found = merged(tmp_path, own, image)
+    assert found["passwd"] == (
+        own["passwd"] + "jovyan:x:1000:100:J \\t:/home/jovyan:/bin/bash\nlast:x:1001:1::/:/bin/sh\n"
+    )
+    assert found["group"] == own["group"] + "sudo:x:27:\nusers:x:100:\n"
+
+
+def test_an_image_without_account_files(tmp_path: Path) -> None:
+    own = {"passwd": "a:x:10001:1::/:\n", "group": "a:x:1:\n"}
+    assert merged(tmp_path, own, {}) == own
+
+
+def test_a_site_chooses_whether_an_images_accounts_are_known(spec: SessionSpec) -> None:
+    chosen = CLUSTER.model_copy(update={"image_accounts": True})
+    made = harden(built(), spec, START, chosen)
+    (first,) = made["spec"]["initContainers"]
+    assert first["image"] == spec.image
+    assert first["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    mounts = {m["mountPath"]: m["name"] for m in container(made)["volumeMounts"]}
+    assert mounts["/etc/passwd"] == mounts["/etc/group"] == "canfar-merged"
+    assert "initContainers" not in harden(built(), spec, START, CLUSTER)["spec"]

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ async def test_a_stop_removes_pod_and_secret(hub: Hub, kube: FakeKubernetes) -> 
     await hub.start("mine")
     await ready(hub, "mine")
     await hub.stop("mine")
-    await until(lambda: not hub.spawner("mine").active, "stopped")
+    await over(hub, "mine")
     assert not sessions(kube)
     assert not kube.secrets()
 
@@ -197,7 +198,7 @@ async def test_a_pod_of_an_earlier_start_gives_way(hub: Hub, kube: FakeKubernete
     (old,) = sessions(kube)
     name = spawner.pod_name
     await hub.stop("mine")
-    await until(lambda: not hub.spawner("mine").active, "stopped")
+    await over(hub, "mine")
     left = {key: old["metadata"][key] for key in ("name", "labels", "annotations")}
     kube.create("pods", {"metadata": left, "spec": old["spec"]})
     await hub.start("mine")
@@ -227,10 +228,46 @@ async def test_an_outage_of_the_api_loses_nothing(hub: Hub, kube: FakeKubernetes
             await until(lambda: hub.spawner("mine").pending == "stop", "the stop begun")
         kube.up()
         await stopping
-        await until(lambda: not hub.spawner("mine").active, "stopped")
+        await over(hub, "mine")
         assert len(sessions(kube)) == 1
     assert uid in {pod["metadata"]["uid"] for pod in sessions(kube)}
     assert hub.spawner("other").ready
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource"), [("create", "jobs"), ("create", "secrets"), ("create", "pods"), ("patch", "secrets")]
+)
+@pytest.mark.parametrize("took_effect", [False, True], ids=["undone", "done"])
+async def test_an_outage_at_each_stage_of_a_start_loses_and_doubles_nothing(
+    hub: Hub, kube: FakeKubernetes, verb: str, resource: str, took_effect: bool
+) -> None:
+    """The API server breaks off at one call, and is away from then on until the user has been told."""
+    kube.fault(verb=verb, resource=resource, drop=True, took_effect=took_effect)
+    await hub.start("mine")
+    await until(lambda: kube.count(verb, resource), "the call")
+    kube.down()
+    if (verb, resource) != ("patch", "secrets"):
+        await until(lambda: "does not answer" in str(hub.spawner("mine")._stages), "the outage told")
+    kube.up()
+    await ready(hub, "mine")
+    assert len(sessions(kube)) == 1
+    assert len([one for one in kube.secrets() if one["metadata"]["name"].startswith("canfar-")]) == 1
+    assert kube.count("delete", "pods") == 0
+
+
+async def test_an_outage_while_the_pod_is_prepared_is_waited_out(
+    make_hub: MakeHub, kube: FakeKubernetes, session: Behaviour
+) -> None:
+    hub = await make_hub()
+    kube.behave("component=singleuser-server", replace(session, unschedulable="0/1 nodes are available."))
+    await hub.start("mine")
+    await until(lambda: "0/1 nodes" in str(hub.spawner("mine")._stages), "the wait told")
+    kube.down()
+    kube.behave("component=singleuser-server", session)
+    await until(lambda: not hub.spawner("mine").shared.pods.is_connected, "the outage noticed")
+    kube.up()
+    await ready(hub, "mine")
+    assert len(sessions(kube)) == 1
 
 
 @pytest.mark.parametrize("how", ["drop", "compact"])
@@ -267,6 +304,48 @@ async def test_many_events_leave_nothing_behind(hub: Hub, kube: FakeKubernetes) 
     await hub.start("next")
     await ready(hub, "next")
     assert not spawner.shared.events._listeners
+
+
+# What users may not
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image": "example.org/open@sha256:" + "0" * 64},
+        {"image": "example.org/open:2\n"},
+        {"image": "example.org/open:2 "},
+        {"image": "evil.example.org/x:1"},
+        {"volumes": [{"hostPath": {"path": "/"}}]},
+        {"profile": "open", "kubespawner_override": {"uid": 0}},
+        {"image--unlisted-choice": "evil.example.org/x:1"},
+        {"home": "/arc/home/somebody"},
+        {"cores": 64},
+        {"memory": -1},
+        {"name": "a: b\n- c"},
+        {"name": "$(id)"},
+        {"name": "../../somebody"},
+        {"name": "{username}"},
+        {"name": "x" * 64},
+        {"kind": "desktop"},
+    ],
+)
+async def test_what_is_not_on_offer_starts_nothing(
+    hub: Hub, kube: FakeKubernetes, options: dict[str, Any]
+) -> None:
+    answer = await hub.start("mine", **options)
+    assert answer.status_code in {400, 403}
+    assert answer.json()["message"].endswith(".")
+    assert not sessions(kube)
+    assert not kube.secrets()
+    assert not kube.all("jobs")
+
+
+@pytest.mark.parametrize("name", ["größe.x", "a--b", "A_B", "0", "x" * 63])
+async def test_every_name_that_is_one_starts(hub: Hub, kube: FakeKubernetes, name: str) -> None:
+    await hub.start("mine", name=name)
+    await ready(hub, "mine")
+    assert len(sessions(kube)) == 1
 
 
 # Traits of administrators
