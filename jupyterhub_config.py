@@ -66,18 +66,21 @@ c.JupyterHub.spawner_class = environ["CANFAR_SPAWNER"]
 c.PlannedSpawner.site_file = environ["CANFAR_SITE"]
 c.PlannedSpawner.site_key = environ["CANFAR_SITE_KEY"]
 if site.cluster:
-    from canfar_spawner.cluster import session_secrets  # what it imports, a hub without a cluster need not have
+    # What these import, a hub without a cluster need not have.
+    from canfar_spawner.cluster import session_secrets
+    from canfar_spawner.cluster.spawner import CanfarSpawner
 
+    checks = [CanfarSpawner.check]
     c.KubeSpawner.namespace = environ["CANFAR_NAMESPACE"]
     store = session_secrets.store(environ["CANFAR_NAMESPACE"])
 else:
     credentials = environ.get("CANFAR_CREDENTIALS_DIR", "credentials")
-    store = FolderStore(Path(credentials))
+    store, checks = FolderStore(Path(credentials)), []
     c.LocalCanfarSpawner.credentials_dir = credentials
     c.LocalCanfarSpawner.runtime_dir = environ.get("CANFAR_SESSIONS_DIR", "sessions")
     if "CANFAR_SESSION_ACCOUNTS" in environ:
         c.LocalCanfarSpawner.accounts = environ["CANFAR_SESSION_ACCOUNTS"]
-c.CanfarOAuthenticator.companions = [Upkeep(site, store).start]
+c.CanfarOAuthenticator.companions = [*checks, Upkeep(site, store).start]
 c.PlannedSpawner.poll_interval = 5  # seconds until the end of a program is noticed
 c.JupyterHub.allow_named_servers = True
 

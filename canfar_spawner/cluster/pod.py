@@ -55,6 +55,8 @@ class Start:
     """Random, and different for each start."""
     secret_name: str
     """The Secret with all that is secret of the session, and its account files."""
+    environment: Mapping[str, str]
+    """As `environment` gives it."""
 
 
 def secret_name(session_id: str) -> str:
@@ -65,7 +67,7 @@ def secret_name(session_id: str) -> str:
 def traits(spec: SessionSpec, cluster: Cluster) -> dict[str, Any]:
     """KubeSpawner's traits for a plan; those of its administrator that a plan says nothing about stay."""
     place = spec.placement
-    gpus = {cluster.gpu: str(spec.gpus)} if spec.gpus else {}
+    devices = _devices(spec, cluster)
     ids = spec.ids
     found: dict[str, Any] = {
         "image": spec.image,
@@ -74,8 +76,8 @@ def traits(spec: SessionSpec, cluster: Cluster) -> dict[str, Any]:
         "cpu_guarantee": place.cpu_guarantee,
         "mem_limit": _bytes(spec.memory),
         "mem_guarantee": _bytes(place.memory_guarantee),
-        "extra_resource_limits": {**place.resources, **gpus},
-        "extra_resource_guarantees": {**place.resources, **gpus},
+        "extra_resource_limits": devices,
+        "extra_resource_guarantees": devices,
     }
     if ids is not None:
         groups = [group.gid for group in ids.groups]
@@ -153,7 +155,7 @@ def harden(pod: Mapping[str, Any], spec: SessionSpec, start: Start, cluster: Clu
     """The pod as it is sent: what KubeSpawner built and hooks changed, with what a session must be.
 
     `pod` is an object of the core API's v1 in JSON. Nothing that a hook, a profile or an image says can take
-    back what is set here: ids, capabilities, mounts of the shared volume, environment and labels.
+    back what is set here: ids, capabilities, resources, mounts of the shared volume, environment and labels.
     """
     made = deepcopy(dict(pod))
     metadata, body = made["metadata"], made["spec"]
@@ -233,15 +235,41 @@ def _complete(main: dict[str, Any], spec: SessionSpec, start: Start, cluster: Cl
     main["workingDir"] = spec.home
     main.pop("envFrom", None)
     key = {"name": start.secret_name, "key": SECRET}
-    named = [one for one in main.get("env") or () if one["name"] != "CANFAR_SECRET"]
-    # First, since Kubernetes replaces references to what came before.
-    main["env"] = [{"name": "CANFAR_SECRET", "valueFrom": {"secretKeyRef": key}}, *named]
+    theirs = [one for one in main.get("env") or () if one["name"] not in {"CANFAR_SECRET", *start.environment}]
+    named = [{"name": name, "value": value} for name, value in start.environment.items()]
+    # First the secret, since Kubernetes replaces references to what came before.
+    main["env"] = [{"name": "CANFAR_SECRET", "valueFrom": {"secretKeyRef": key}}, *theirs, *named]
     if spec.command:
         # An image's entry point does not come between, as it does not where CANFAR runs the image.
         main["command"] = main.pop("args", None) or list(spec.command)
-    resources = main.setdefault("resources", {})
-    resources.setdefault("limits", {}).setdefault("ephemeral-storage", _size(cluster.disk))
-    resources.setdefault("requests", {}).setdefault("ephemeral-storage", _LEAST_DISK)
+    given = main.get("resources") or {}
+    main["resources"] = {
+        "limits": {**_but(given.get("limits"), cluster.gpu), **_limits(spec, cluster)},
+        "requests": {**_but(given.get("requests"), cluster.gpu), **_requests(spec, cluster)},
+    }
+
+
+def _but(given: Mapping[str, Any] | None, resource: str) -> dict[str, Any]:
+    return {name: quantity for name, quantity in (given or {}).items() if name != resource}
+
+
+def _limits(spec: SessionSpec, cluster: Cluster) -> dict[str, str]:
+    own = {"cpu": f"{spec.cores:g}", "memory": _size(spec.memory), "ephemeral-storage": _size(cluster.disk)}
+    return {**_devices(spec, cluster), **own}
+
+
+def _requests(spec: SessionSpec, cluster: Cluster) -> dict[str, str]:
+    place = spec.placement
+    own = {
+        "cpu": f"{place.cpu_guarantee:g}",
+        "memory": _size(place.memory_guarantee),
+        "ephemeral-storage": _LEAST_DISK,
+    }
+    return {**_devices(spec, cluster), **own}
+
+
+def _devices(spec: SessionSpec, cluster: Cluster) -> dict[str, str]:
+    return {**spec.placement.resources, **({cluster.gpu: str(spec.gpus)} if spec.gpus else {})}
 
 
 def _mounts(spec: SessionSpec, cluster: Cluster) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import aiohttp
 from jupyterhub.spawner import SpawnException
 from kubespawner import KubeSpawner
-from traitlets import TraitError, default, validate
+from traitlets import TraitError, default
 
 from canfar_auth.identity import PosixIds
 from canfar_auth.outbound import Unavailable
@@ -76,24 +77,28 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
     def _delete_pvc_default(self) -> bool:
         return False  # data are on the shared volume, which is nobody's to delete
 
-    @validate("fs_gid")
-    def _validate_fs_gid(self, proposal: Any) -> Any:
-        if proposal.value is not None:
-            raise TraitError(
-                f"{type(self).__name__}.fs_gid must not be set: nodes would give the files of all users on the"
-                " shared volume to that group. Numeric ids come from the site file's `posix`."
-            )
-        return proposal.value
+    @classmethod
+    def check(cls, app: Any) -> None:
+        """Tells at the hub's start what its administrator set and must not: raises ``TraitError``."""
+        for section in cls.section_names():
+            config = app.config.get(section, {})
+            listed = config.get("profile_list")
+            if sentence := cls._misconfigured(config.get("fs_gid"), listed if not callable(listed) else None):
+                raise TraitError(f"c.{section}: {sentence}")
 
-    @validate("profile_list")
-    def _validate_profile_list(self, proposal: Any) -> Any:
-        """One that is no callable is read when the hub begins, so that a mistake in it is told then."""
-        if not callable(proposal.value):
-            try:
-                self._read(proposal.value)
-            except ProfileListError as error:
-                raise TraitError(f"{type(self).__name__}.{error}") from None
-        return proposal.value
+    @staticmethod
+    def _misconfigured(fs_gid: object, profile_list: object) -> str:
+        """What is wrong with traits of an administrator, as a sentence; empty if nothing is."""
+        if fs_gid is not None:
+            return (
+                "fs_gid must not be set: nodes would give the files of all users on the shared volume to that"
+                " group. Numeric ids come from the site file's `posix`."
+            )
+        try:
+            read_profile_list(profile_list or [], "example.org/default:1")
+        except ProfileListError as error:
+            return str(error)
+        return ""
 
     # What is on offer
 
@@ -105,8 +110,9 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         found = await super().catalogue()
         try:
             listed = self._read(await resolve(self.profile_list, self))
-        except ProfileListError as error:
-            self.log.error("%s", error)
+        except Exception as error:  # a callable is an administrator's own code
+            told = isinstance(error, ProfileListError)
+            self.log.error("profile_list cannot be read: %s", error, exc_info=not told)
             sentence = f"What is on offer cannot be read; tell {self.site.contact}, whose log says why."
             raise Refused("catalogue", 503, sentence) from None
         names = {entry.profile for entry in found.profiles}
@@ -184,9 +190,12 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         """The session's variables and the administrator's; none of the hub, and no token."""
         if self.spec is None:
             return {}
-        given = {name: value(self) if callable(value) else value for name, value in self.environment.items()}
-        expanded = {name: self._expand_all(value) for name, value in given.items() if value is not None}
-        found: dict[str, str] = pod.environment(self.spec, expanded, self.site.credentials)
+        # As upstream: what an administrator wrote is a template, what a callable gives is text.
+        given = {
+            name: str(value(self) if callable(value) else self._expand_all(value))
+            for name, value in self.environment.items()
+        }
+        found: dict[str, str] = pod.environment(self.spec, given, self.site.credentials)
         return found
 
     def get_args(self) -> list[str]:
@@ -212,7 +221,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
             made = self.modify_pod_hook(self, made)
             made = await made if asyncio.iscoroutine(made) else made
         plain: dict[str, Any] = self._client().sanitize_for_serialization(made)
-        start = pod.Start(self.start_id, pod.secret_name(spec.id))
+        start = pod.Start(self.start_id, pod.secret_name(spec.id), self.get_env())
         return pod.harden(plain, spec, start, self.cluster)
 
     def account(self, spec: SessionSpec) -> PosixIds | None:
@@ -232,6 +241,9 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
 
     async def _delegate(self, spec: SessionSpec) -> None:
         self.account(spec)
+        if sentence := self._misconfigured(self.fs_gid, None):
+            self.log.error("%s: %s", type(self).__name__, sentence)
+            raise Refused("config", 503, f"This site is not set up rightly; tell {self.site.contact}.")
         self.shared.secrets.prepare(spec, self.secret)
         await super()._delegate(spec)
 
@@ -476,6 +488,9 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
                     await self._delete(0, self._pod_uid)
             except (ApiRefused, TimeoutError) as error:
                 self.log.warning("Pod %s was not removed: %s", self.pod_name, error)
+            if self.upkeep is None:  # which else removes it
+                with suppress(OSError):
+                    await self.shared.secrets.remove(self.user.name, self.spec.id, ())
         await super().run_post_stop_hook()
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
@@ -460,7 +461,8 @@ class Kubelet:
         return next((behaviour for matches, behaviour in self._chosen if matches(pod)), self._default)
 
     def new_address(self) -> str:
-        self._addresses += 1
+        # From anywhere on: several fakes of one machine must not give the same ones.
+        self._addresses = (self._addresses or random.randrange(62500 * 200)) + 1
         return f"127.{self._addresses // 62500 + 1}.{self._addresses // 250 % 250}.{self._addresses % 250 + 1}"
 
     def node_ready(self, name: str, ready: bool) -> None:

@@ -166,7 +166,6 @@ async def make_hub(
                     "bind_url": f"http://127.0.0.1:{free_port()}",
                     "hub_bind_url": f"http://127.0.0.1:{free_port()}",
                     "cookie_secret": keys["cookie_secret"],
-                    "db_url": f"sqlite:///{tmp_path}/hub.sqlite",
                     "cleanup_servers": False,
                 },
                 "CryptKeeper": {"keys": [keys["crypt"]]},
@@ -197,10 +196,10 @@ async def make_hub(
             if spawner.active:
                 await hub.user.stop(name)
         await hub.client.aclose()
-        for shared in CanfarSpawner._shared.values():
-            await shared.pods.stop()
-            await shared.events.stop()
-        CanfarSpawner._shared.clear()
+    for shared in CanfarSpawner._shared.values():
+        await shared.pods.stop()
+        await shared.events.stop()
+    CanfarSpawner._shared.clear()
 
 
 async def _client(app: Any) -> httpx.AsyncClient:

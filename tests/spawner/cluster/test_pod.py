@@ -23,7 +23,7 @@ from tests.support.identities import SURVEY
 CLUSTER = Cluster.model_validate({"volume": {"claim": "data"}})
 CREDENTIALS = Credentials(cred="https://cred.example.org/generate")
 SECRET = "0123456789abcdef" * 4
-START = Start("s1", "canfar-abcd1234")
+START = Start("s1", "canfar-abcd1234", {"HOME": "/arc/home/first.last"})
 
 
 @pytest.fixture
@@ -97,8 +97,11 @@ HOSTILE = {
         {
             "name": "notebook",
             "image": "x",
-            "env": [{"name": "CANFAR_SECRET", "value": "known"}],
+            "env": [{"name": "CANFAR_SECRET", "value": "known"}, {"name": "HOME", "value": "/root"}],
             "envFrom": [{"secretRef": {"name": "hub"}}],
+            "resources": {
+                "limits": {"cpu": "64", "memory": "640G", "nvidia.com/gpu": "8", "example.org/own": "1"}
+            },
             "volumeMounts": [{"name": "evil", "mountPath": "/etc/passwd"}],
             "securityContext": {"privileged": True, "runAsUser": 0, "capabilities": {"add": ["SYS_ADMIN"]}},
         }
@@ -131,7 +134,18 @@ def test_no_hook_takes_back_what_a_session_must_be(spec: SessionSpec) -> None:
         assert "runAsUser" not in context
     main = container(made)
     assert "envFrom" not in main
+    assert main["resources"]["limits"] == {
+        "cpu": "2",
+        "memory": "4000000000",
+        "ephemeral-storage": "50000000000",
+        "example.org/fpga": "1",
+        "example.org/own": "1",
+    }
+    assert main["resources"]["requests"]["memory"] == "2000000000"
     assert "known" not in json.dumps(main)
+    assert [one for one in main["env"] if one["name"] == "HOME"] == [
+        {"name": "HOME", "value": "/arc/home/first.last"}
+    ]
     assert [m["name"] for m in main["volumeMounts"] if m["mountPath"] == "/etc/passwd"] == ["canfar-accounts"]
 
 
@@ -265,10 +279,8 @@ def test_an_administrators_variables_give_way(spec: SessionSpec) -> None:
 
 
 def test_the_secret_is_in_no_pod(spec: SessionSpec) -> None:
-    made = harden(built(), spec, START, CLUSTER)
-    container(made)["env"] += [
-        {"name": name, "value": value} for name, value in pod.environment(spec, {}, CREDENTIALS).items()
-    ]
+    start = replace(START, environment=pod.environment(spec, {}, CREDENTIALS))
+    made = harden(built(), spec, start, CLUSTER)
     assert SECRET not in json.dumps(made)
     assert container(made)["env"][0]["valueFrom"] == {
         "secretKeyRef": {"name": "canfar-abcd1234", "key": "session_secret"}

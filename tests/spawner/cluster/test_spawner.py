@@ -7,10 +7,13 @@ import base64
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from traitlets import TraitError
 
+from canfar_spawner.cluster.spawner import CanfarSpawner
 from tests.spawner.cluster.conftest import Hub, MakeHub
 from tests.support.kubernetes_api import Behaviour, Crash, FakeKubernetes, Pull
 
@@ -77,7 +80,7 @@ async def test_what_is_made(hub: Hub, kube: FakeKubernetes) -> None:
     main = pod["spec"]["containers"][0]
     assert main["image"] == "example.org/open:2"
     assert main["command"][:2] == ["jupyter", "lab"]
-    assert main["resources"]["limits"]["cpu"] == 2
+    assert main["resources"]["limits"]["cpu"] == "2"
     assert float(main["resources"]["requests"]["cpu"]) == 1
     assert int(main["resources"]["limits"]["memory"]) == 2 * 10**9
     assert pod["metadata"]["annotations"]["hub.jupyter.org/servername"] == "mine"
@@ -140,11 +143,11 @@ async def test_an_image_at_fault_ends_the_start_at_once(
     make_hub: MakeHub, kube: FakeKubernetes, behaviour: Behaviour, words: str
 ) -> None:
     hub = await make_hub()
-    hub.app.tornado_settings["failure_limit"] = 1
     kube.behave("component=singleuser-server", behaviour)
     assert words in await refused(hub, "mine")
     await until(lambda: not sessions(kube), "no pod left")
-    assert not kube.secrets()
+    await until(lambda: not kube.secrets(), "no Secret left")
+    assert hub.app.tornado_settings.get("failure_count", 0) == 0
 
 
 async def test_waiting_is_told_and_ends_with_the_reason(make_hub: MakeHub, kube: FakeKubernetes) -> None:
@@ -353,8 +356,42 @@ async def test_every_name_that_is_one_starts(hub: Hub, kube: FakeKubernetes, nam
 
 async def test_fs_gid_is_refused_with_a_sentence(make_hub: MakeHub) -> None:
     hub = await make_hub(fs_gid=100)
-    answer = await hub.start("mine")
-    assert answer.status_code >= 400
+    assert "not set up rightly" in await refused(hub, "mine")
+    with pytest.raises(TraitError, match="nodes would give the files of all users"):
+        CanfarSpawner.check(hub.app)
+
+
+async def test_a_profile_list_is_read_at_the_hubs_start_and_for_each_request(make_hub: MakeHub) -> None:
+    listed = [{"display_name": "Listed", "kubespawner_override": {"image": "example.org/listed:1"}}]
+    hub = await make_hub(profile_list=lambda spawner: listed)
+    await hub.start("mine", profile="listed")
+    await ready(hub, "mine")
+    listed[0] = {"display_name": "Listed", "kubespawner_override": {"privileged": True}}
+    assert "cannot be read" in await refused(hub, "next")
+    with pytest.raises(TraitError, match="privileged"):
+        CanfarSpawner.check(SimpleNamespace(config={"CanfarSpawner": {"profile_list": listed}}))
+
+
+async def test_a_profile_list_that_raises_is_no_fault_of_the_hub(make_hub: MakeHub) -> None:
+    hub = await make_hub(profile_list=lambda spawner: 1 / 0)
+    assert "cannot be read" in await refused(hub, "mine")
+    assert hub.app.tornado_settings.get("failure_count", 0) == 0
+
+
+async def test_text_that_a_callable_gives_is_no_template(make_hub: MakeHub, kube: FakeKubernetes) -> None:
+    hub = await make_hub(environment={"TITLE": lambda spawner: "{unescaped_username.__class__}", "N": 3})
+    await hub.start("mine")
+    await ready(hub, "mine")
+    found = {one["name"]: one.get("value") for one in sessions(kube)[0]["spec"]["containers"][0]["env"]}
+    assert (found["TITLE"], found["N"]) == ("{unescaped_username.__class__}", "3")
+
+
+async def test_a_hook_that_fails_leaves_nothing_behind(make_hub: MakeHub, kube: FakeKubernetes) -> None:
+    hub = await make_hub(modify_pod_hook=lambda spawner, pod: 1 / 0)
+    await hub.start("mine")
+    await over(hub, "mine")
+    assert not sessions(kube)
+    await until(lambda: not kube.secrets(), "no Secret left")
 
 
 async def test_traits_keep_their_meaning(make_hub: MakeHub, kube: FakeKubernetes) -> None:
@@ -380,9 +417,17 @@ async def test_traits_keep_their_meaning(make_hub: MakeHub, kube: FakeKubernetes
     assert pod["spec"]["priorityClassName"] == "people"
     assert pod["spec"]["securityContext"]["runAsUser"] == 10001
     assert "runAsUser" not in main["securityContext"]
+    assert main["resources"]["limits"]["cpu"] == "1"
+    assert int(main["resources"]["limits"]["memory"]) == 2 * 10**9
+    assert "nvidia.com/gpu" not in main["resources"]["limits"]
 
 
 def _run_as_root(spawner: Any, pod: Any) -> Any:
     pod.spec.security_context = {"runAsUser": 0, "fsGroup": 0}
     pod.spec.containers[0].security_context = {"runAsUser": 0, "privileged": True}
+    pod.spec.containers[0].resources = {"limits": {"cpu": "640", "memory": "640G", "nvidia.com/gpu": "8"}}
+    pod.spec.containers[0].env = [
+        {"name": "HOME", "value": "/root"},
+        {"name": "SITE", "value": "ours astronomer"},
+    ]
     return pod
