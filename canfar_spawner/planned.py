@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
@@ -157,7 +158,9 @@ class PlannedSpawner(Spawner):
             # No await between counting and deciding: this is what reserves the session.
             self.spec = self.plan(self.user_options, identity, catalogue)
             self.start_id = secrets.token_hex(8)
-            await self._delegate(self.spec)
+            async with self.turn():
+                await self._delegate(self.spec)
+                await self.make(self.spec)
             return await self.launch(self.spec)
         except Refused as refused:
             raise as_spawn_exception(refused) from None
@@ -176,6 +179,13 @@ class PlannedSpawner(Spawner):
         session_id = policy.choose_id(self.user.name, self.name, self._taken_ids())
         request = parse_options(options)
         return policy.plan(request, identity, self.site, catalogue, self.usage(), session_id)
+
+    def turn(self) -> AbstractAsyncContextManager[object]:
+        """What a start waits for before it makes anything; nothing, unless a subclass says so."""
+        return nullcontext()
+
+    async def make(self, spec: SessionSpec) -> None:
+        """Makes what the session needs elsewhere; nothing, unless a subclass says so."""
 
     async def launch(self, spec: SessionSpec) -> str:
         """Starts the session and returns the program's address once it can be used."""

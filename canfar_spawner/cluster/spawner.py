@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -26,11 +26,14 @@ from canfar_spawner.cluster.orphans import ORPHANS, Sweeper
 from canfar_spawner.cluster.profile_list import ProfileListError, read_profile_list, resolve
 from canfar_spawner.cluster.session_secrets import SessionSecrets
 from canfar_spawner.cluster.state import CONTAINER, START, PodEvent, PodState
+from canfar_spawner.cluster.turns import Turns
 from canfar_spawner.cluster.watch import EventWatch, PodWatch
 from canfar_spawner.planned import PlannedSpawner
 from canfar_spawner.readiness import answers
 from canfar_spawner.spec import Refused, SessionSpec
 
+_AT_ONCE = 32  # starts that write to the cluster at a time: with more, answers get slow, and none is sooner
+_LONGEST_QUEUE = 3600  # seconds that a start may wait for its turn
 _PATIENCE = 0.95  # of start_timeout: told by us, since the hub would take it for a fault of its own
 _PROBE, _LONGEST_PROBE = 0.02, 0.5  # seconds between two requests to a program that does not answer yet
 _STOP_PATIENCE = 60  # seconds beyond the grace period that a stop may take
@@ -56,6 +59,7 @@ class Namespace:
     secrets: SessionSecrets
     homes: Homes
     sweeper: Sweeper
+    turns: Turns
 
 
 class CanfarSpawner(PlannedSpawner, KubeSpawner):
@@ -68,6 +72,10 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
 
     _shared: ClassVar[dict[tuple[Any, str], Namespace]] = {}
     _pod_uid = ""
+    _patience = 0.0
+    """Seconds that the present start may take once it has its turn."""
+    _deadline = 0.0
+    """When it has to be ready, by the event loop's clock."""
 
     @default("start_timeout")
     def _start_timeout_default(self) -> int:
@@ -152,6 +160,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
                 secrets,
                 Homes(api, self.site, self.namespace, self._token_of),
                 Sweeper(api, self.namespace),
+                Turns(_AT_ONCE),
             )
         found = self._shared[key]
         found.pods.start()
@@ -247,45 +256,72 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         self.shared.secrets.prepare(spec, self.secret)
         await super()._delegate(spec)
 
+    def start(self) -> Coroutine[Any, Any, str]:
+        """As the plan has it. The time that a start waits for its turn is not charged to `start_timeout`."""
+        self._patience = self.start_timeout * _PATIENCE
+        self.start_timeout += _LONGEST_QUEUE  # the hub reads it when this has returned
+        return self._started()
+
+    async def _started(self) -> str:
+        self.shared.events.listen(self.pod_name, self._heard)
+        try:
+            return await super().start()
+        finally:
+            self.shared.events.forget(self.pod_name)
+            self.start_timeout -= _LONGEST_QUEUE
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Bounds how many starts write to the cluster at a time."""
+        async with self.shared.turns.taken(self.announce):
+            self._deadline = asyncio.get_running_loop().time() + self._patience
+            yield
+
+    async def make(self, spec: SessionSpec) -> None:
+        """Makes home, Secret and pod. Raises ``SpawnException`` as `launch`."""
+        with self._told():
+            async with asyncio.timeout_at(self._deadline):
+                self.announce("Looking at your home.")
+                await persistently(lambda: self.shared.homes.ensure(spec), self._unanswered)
+                await persistently(lambda: self.shared.secrets.make(spec.id), self._unanswered)
+                manifest = await self._manifest(spec)
+                self._record()
+                self.announce("Asking the cluster for a place.")
+                made = await self._created(manifest)
+                self._pod_uid = made["metadata"]["uid"]
+                await self._give_secret(spec)
+
+    async def _give_secret(self, spec: SessionSpec) -> None:
+        """Makes the Secret the pod's. One that stays the hub's own is swept when its session has ended."""
+        try:
+            await self.shared.secrets.give_to(spec.id, self.pod_name, self._pod_uid)
+        except (ApiUnavailable, ApiRefused) as error:
+            self.log.warning("The Secret of %s is not its pod's: %s", self._log_name, error)
+
     async def launch(self, spec: SessionSpec) -> str:
-        """Makes the pod and returns the program's address once it answers.
+        """Returns the program's address once it answers.
 
         Raises ``SpawnException``: 424, the image's fault; 503, the cluster has no room, or does not answer;
         502, the cluster does not take the pod.
         """
-        patience = self.start_timeout * _PATIENCE
-        self.shared.events.listen(self.pod_name, self._heard)
+        with self._told():
+            async with asyncio.timeout_at(self._deadline):
+                url = self._url(await self._running(spec))
+                self.announce("Waiting for the program to answer.")
+                await self._answers(spec, url)
+                return url
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says in words what ends a start."""
         try:
-            async with asyncio.timeout(patience):
-                return await self._launch(spec)
+            yield
         except TimeoutError:
             last = f" {self._stages[-1]}" if self._stages else ""
-            sentence = f"The session was not ready within {patience:.0f} seconds.{last}"
+            sentence = f"The session was not ready within {self._patience:.0f} seconds.{last}"
             raise self._refusal("slow", 503, sentence) from None
         except ApiRefused as refused:
             raise self._not_taken(refused) from None
-        finally:
-            self.shared.events.forget(self.pod_name)
-
-    async def _launch(self, spec: SessionSpec) -> str:
-        self.announce("Looking at your home.")
-        await persistently(lambda: self.shared.homes.ensure(spec), self._unanswered)
-        await persistently(lambda: self.shared.secrets.make(spec.id), self._unanswered)
-        manifest = await self._manifest(spec)
-        self._record()
-        self.announce("Asking the cluster for a place.")
-        made = await self._created(manifest)
-        self._pod_uid = made["metadata"]["uid"]
-        give = self.shared.secrets.give_to(spec.id, self.pod_name, self._pod_uid)
-        giving = asyncio.ensure_future(give)
-        state = await self._running(spec)
-        await asyncio.wait([giving])
-        if error := giving.exception():
-            self.log.warning("The Secret of %s is not its pod's: %s", self._log_name, error)
-        url = self._url(state)
-        self.announce("Waiting for the program to answer.")
-        await self._answers(spec, url)
-        return url
 
     def _record(self) -> None:
         """Commits what the pod is called, so that a hub that dies during the start finds it again."""

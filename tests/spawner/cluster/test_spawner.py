@@ -123,6 +123,23 @@ async def test_a_home_that_is_not_the_users_is_a_refusal(hub: Hub, kube: FakeKub
     assert not kube.secrets()
 
 
+async def test_many_starts_wait_for_their_turn_and_are_told(
+    make_hub: MakeHub, kube: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("canfar_spawner.cluster.spawner._AT_ONCE", 1)
+    hub = await make_hub()
+    async with hub.spawner("first").shared.turns.taken(lambda stage: None):
+        await hub.start("first")
+        await hub.start("second")
+        await until(lambda: "0 others are before yours" in str(hub.spawner("first")._stages), "the queue told")
+        await until(lambda: "1 other is before yours" in str(hub.spawner("second")._stages), "the queue told")
+        assert not sessions(kube)
+        assert hub.spawner("second").start_timeout > 60  # what it waits is not charged
+    await ready(hub, "first")
+    spawner = await ready(hub, "second")
+    assert spawner.start_timeout == 60
+
+
 # Faults of images and clusters
 
 
