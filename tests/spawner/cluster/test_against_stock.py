@@ -26,6 +26,8 @@ from tests.spawner.cluster.test_spawner import PATIENCE, over, ready, until
 from tests.support.kubernetes_api import Behaviour, FakeKubernetes
 from tests.support.kubernetes_pods import chooser
 
+pytestmark = pytest.mark.slow
+
 MENDED = "KubeSpawner no longer does this: the comparison with it can be dropped."
 SERVERS = "component=singleuser-server"  # the label of stock pods, and of ours
 is_server = chooser(SERVERS)
