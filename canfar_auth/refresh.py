@@ -177,7 +177,6 @@ class RefreshingOAuthenticator(GenericOAuthenticator):
 
         Raises ``ProviderUnavailable``, and ``SignInRefused`` when the user has to sign in again.
         """
-        await self.discover()
         try:
             tokens = await self._tokens(user, seconds)
         except (HTTPClientError, web.HTTPError) as error:
@@ -212,6 +211,7 @@ class RefreshingOAuthenticator(GenericOAuthenticator):
                 raise
 
     async def _renewed(self, user: Any, state: dict[str, Any], tokens: dict[str, Any]) -> dict[str, Any]:
+        await self.discover()
         params = self.build_refresh_token_request_params(state["refresh_token"])
         tokens.pop("expires_at", None)
         tokens |= {"refresh_token": state["refresh_token"], **await self.get_token_info(None, params)}

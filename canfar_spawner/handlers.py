@@ -1,4 +1,4 @@
-"""The hub's pages that ours replace: the spawn page, and where a visitor arrives."""
+"""The hub's handlers that ours replace: the spawn page, starts by the API, and where a visitor arrives."""
 
 import secrets
 import string
@@ -7,16 +7,36 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from jupyterhub import orm
+from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.handlers.pages import SpawnHandler
 from jupyterhub.handlers.static import CacheControlStaticFilesHandler
 from tornado import web
 
+from canfar_spawner import turnstile
 from canfar_spawner.request import FIELDS, is_name
 
 _PICKER = Path(__file__).parent / "picker"
 
 
-class PickerHandler(SpawnHandler):
+class OneAtATime:
+    """Requests that start sessions: of many at once, one is looked at in each turn of the hub's event loop."""
+
+    async def prepare(self) -> None:
+        """Upstream's step, which finds out who asks."""
+        await turnstile.passed()
+        await super().prepare()  # type: ignore[misc]
+
+    async def spawn_single_user(self, *arguments: Any, **named: Any) -> Any:
+        """Upstream's step, which writes the start to the database."""
+        await turnstile.passed()
+        return await super().spawn_single_user(*arguments, **named)  # type: ignore[misc]
+
+
+class ServerHandler(OneAtATime, UserServerAPIHandler):
+    """Upstream's calls that start and stop servers."""
+
+
+class PickerHandler(OneAtATime, SpawnHandler):
     """The spawn page with the picker.
 
     Upstream behaviour that it changes: query arguments start nothing, they only fill the form; a form posted
@@ -96,6 +116,8 @@ def handlers(portal_static: Path) -> list[tuple[Any, ...]]:
         (r"/spawn", PickerHandler),
         (r"/spawn/([^/]+)", PickerHandler),
         (r"/spawn/([^/]+)/([^/]+)", PickerHandler),
+        (r"/api/users/([^/]+)/server", ServerHandler),
+        (r"/api/users/([^/]+)/servers/([^/]*)", ServerHandler),
         (r"/canfar/static/picker/(.*)", CacheControlStaticFilesHandler, {"path": str(_PICKER)}),
         (r"/canfar/static/portal/(.*)", CacheControlStaticFilesHandler, {"path": str(portal_static)}),
     ]

@@ -33,7 +33,7 @@ from traitlets import TraitError, Unicode, default
 
 from canfar_auth.identity import STATE_KEY, Identity, PosixGroup, PosixIds
 from canfar_site.settings import Site, load_site
-from canfar_spawner import credentials, policy
+from canfar_spawner import credentials, policy, turnstile
 from canfar_spawner.catalogue import Catalogue, CatalogueFolder
 from canfar_spawner.kinds import Secret
 from canfar_spawner.picker import render
@@ -152,6 +152,7 @@ class PlannedSpawner(Spawner):
             The plan's refusal, or a fault of the image, each with the sentence for the user.
         """
         self.spec, self._stages = None, ()
+        await turnstile.passed()
         try:
             identity = await self.identity()
             catalogue = await self.catalogue()
@@ -161,7 +162,9 @@ class PlannedSpawner(Spawner):
             async with self.turn():
                 await self._delegate(self.spec)
                 await self.make(self.spec)
-            return await self.launch(self.spec)
+            address = await self.launch(self.spec)
+            await turnstile.passed()  # what the hub does next takes its time
+            return address
         except Refused as refused:
             raise as_spawn_exception(refused) from None
 

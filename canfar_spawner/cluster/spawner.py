@@ -18,6 +18,7 @@ from traitlets import TraitError, default
 from canfar_auth.identity import PosixIds
 from canfar_auth.outbound import Unavailable
 from canfar_site.settings import Cluster
+from canfar_spawner import turnstile
 from canfar_spawner.catalogue import Catalogue, Profile
 from canfar_spawner.cluster import pod
 from canfar_spawner.cluster.api import Api, ApiRefused, ApiUnavailable, connected, persistently
@@ -284,6 +285,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
                 self.announce("Looking at your home.")
                 await persistently(lambda: self.shared.homes.ensure(spec), self._unanswered)
                 await persistently(lambda: self.shared.secrets.make(spec.id), self._unanswered)
+                await turnstile.passed()
                 manifest = await self._manifest(spec)
                 self._record()
                 self.announce("Asking the cluster for a place.")
