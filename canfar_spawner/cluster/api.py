@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, TypeVar
 
 import aiohttp
@@ -77,20 +78,28 @@ class Api:
         _check(answer.status, body)
         return body
 
-    async def events(self, path: str, seconds: float, **query: object) -> AsyncIterator[dict[str, Any]]:
+    def events(
+        self, path: str, seconds: float, **query: object
+    ) -> AbstractAsyncContextManager[AsyncGenerator[dict[str, Any]]]:
         """The events of a watch (API concepts, "Efficient detection of changes"), for about `seconds`.
 
-        Raises as the others; that it ends says nothing.
+        Its connection is held until the block ends. Raises as the others; that it ends says nothing.
         """
+        return aclosing(self._events(path, seconds, query))
+
+    async def _events(
+        self, path: str, seconds: float, query: Mapping[str, object]
+    ) -> AsyncGenerator[dict[str, Any]]:
         asked = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": int(seconds)}
         # Silence is usual; a connection that hangs beyond the server's own end is dead.
         timeout = aiohttp.ClientTimeout(total=seconds + 15, sock_connect=self._seconds)
         try:
             answer = await self._send("GET", path, asked, timeout)
-            if answer.status != 200:
-                _check(answer.status, await answer.text(errors="replace"))
-            async for line in _lines(answer):
-                yield json.loads(line)
+            async with answer:
+                if answer.status != 200:
+                    _check(answer.status, await answer.text(errors="replace"))
+                async for line in _lines(answer):
+                    yield json.loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ApiUnavailable(type(error).__name__) from None
 

@@ -86,13 +86,13 @@ class Homes:
         raise Refused("storage", 409, f"{sentence} Tell {self._site.contact}.")
 
     async def _ended(self, jobs: str, name: str, version: str) -> None:
-        query = {"fieldSelector": f"metadata.name={name}"}
+        query = {"fieldSelector": f"metadata.name={name}", "resourceVersion": version}
         while True:
-            async for event in self._api.events(jobs, _LONGEST, resourceVersion=version, **query):
-                found = event["object"]
-                conditions = (found.get("status") or {}).get("conditions") or ()
-                if any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions):
-                    return
+            async with self._api.events(jobs, _LONGEST, **query) as events:
+                async for event in events:
+                    conditions = (event["object"].get("status") or {}).get("conditions") or ()
+                    if any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions):
+                        return
 
     async def _answer(self, name: str) -> Mapping[str, Any]:
         """What the Job said at its end; empty where it said nothing."""

@@ -71,13 +71,15 @@ class Watch:
                 await asyncio.sleep(_LONGEST_PAUSE)
 
     async def _follow(self) -> None:
-        async for event in self._api.events(self._path, _SECONDS, resourceVersion=self._version, **self._query):
-            found = event["object"]
-            if event["type"] == "ERROR":
-                raise ApiRefused(int(found.get("code") or 410), "", str(found.get("message")))
-            self._version = found["metadata"]["resourceVersion"]
-            if event["type"] != "BOOKMARK":
-                self.apply(event["type"], found)
+        query = {**self._query, "resourceVersion": self._version}
+        async with self._api.events(self._path, _SECONDS, **query) as events:
+            async for event in events:
+                found = event["object"]
+                if event["type"] == "ERROR":
+                    raise ApiRefused(int(found.get("code") or 410), "", str(found.get("message")))
+                self._version = found["metadata"]["resourceVersion"]
+                if event["type"] != "BOOKMARK":
+                    self.apply(event["type"], found)
 
     def _connected(self, now: bool, why: str = "") -> None:
         if now != self.is_connected and (self.listed.is_set() or not now):

@@ -18,6 +18,7 @@ from canfar_spawner.cluster.homes import Homes
 from canfar_spawner.request import parse_options
 from canfar_spawner.spec import Refused, SessionSpec
 from tests.spawner.cluster.conftest import IDS
+from tests.spawner.cluster.test_spawner import until
 from tests.support.faults import FaultyServer, Received, Reply, Status
 from tests.support.identities import USERS, identity
 from tests.support.kubernetes_api import Behaviour, Crash, FakeKubernetes
@@ -162,6 +163,13 @@ async def test_a_job_that_fails_is_a_refusal_and_is_tried_again_at_the_next_star
     kube.behave(HOME, Behaviour(crash=Crash(code=0, message='{"home": "there"}')))
     await homes.ensure(spec)
     assert len(jobs(kube)) == 2
+
+
+async def test_a_look_holds_no_connection_when_it_is_over(
+    site: Site, spec: SessionSpec, kube: FakeKubernetes, api: Api
+) -> None:
+    await Homes(api, site_with(site, {}), "sessions", token).ensure(spec)
+    await until(lambda: kube.watching("jobs") == 0, "the watch over")
 
 
 async def test_other_numbers_are_another_home(
