@@ -21,6 +21,7 @@ _Answer = TypeVar("_Answer")
 
 MERGE = "application/merge-patch+json"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts
+_PAGE = 500  # objects in one page of a list
 _LONGEST_LINE = 16_000_000  # bytes; no object of the API is larger than 1.5 MB
 
 
@@ -48,6 +49,17 @@ class Api:
     async def get(self, path: str, **query: object) -> dict[str, Any]:
         """An object, or a list of objects."""
         return await self._call("GET", path, query=query)
+
+    async def pages(self, path: str, **query: object) -> AsyncIterator[dict[str, Any]]:
+        """A list of objects, in as many pages as it takes; all are of one moment (API concepts, "Chunks")."""
+        asked: dict[str, object] = {**query, "limit": _PAGE}
+        while True:
+            page = await self.get(path, **asked)
+            yield page
+            more = page["metadata"].get("continue")
+            if not more:
+                return
+            asked["continue"] = more
 
     async def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Makes an object in the collection at `path`."""

@@ -18,7 +18,6 @@ log = logging.getLogger("canfar.credentials")
 
 _OWNER = "canfar.net/owner"
 """The annotation with the user's name, which need not be fit for a label."""
-_PAGE = 500
 
 
 class SessionSecrets:
@@ -145,14 +144,8 @@ class SessionSecrets:
         return self._read[owner]
 
     async def _list(self) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = []
-        query: dict[str, object] = {"labelSelector": ID, "limit": _PAGE}
-        while True:
-            page = await self._api.get(self._path, **query)
-            items += page.get("items") or ()
-            if not (more := page["metadata"].get("continue")):
-                return items
-            query["continue"] = more
+        pages = self._api.pages(self._path, labelSelector=ID)
+        return [item async for page in pages for item in page.get("items") or ()]
 
 
 def store(namespace: str) -> SessionSecrets:

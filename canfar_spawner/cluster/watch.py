@@ -15,7 +15,6 @@ from canfar_spawner.cluster.state import PodEvent, PodState, reduce_event, reduc
 log = logging.getLogger("canfar.cluster")
 
 _SECONDS = 300  # of one watch; then the server ends it, and the next goes on from there
-_PAGE = 500  # objects in one page of a list
 _PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds before another attempt
 
 
@@ -123,19 +122,15 @@ class PodWatch(Watch):
 
     async def _list(self) -> str:
         found: dict[str, PodState] = {}
-        query: dict[str, object] = {**self._query, "limit": _PAGE}
-        while True:
-            page = await self._api.get(self._path, **query)
+        version = ""
+        async for page in self._api.pages(self._path, **self._query):
             found |= {pod["metadata"]["name"]: reduce_pod(pod) for pod in page.get("items") or ()}
-            more = page["metadata"].get("continue")
-            if not more:
-                break
-            query["continue"] = more
+            version = page["metadata"]["resourceVersion"]
         before, self.pods = self.pods, found
         for name in before.keys() | found.keys():
             if before.get(name) != found.get(name):
                 self._tell(name)
-        return str(page["metadata"]["resourceVersion"])
+        return version
 
     def apply(self, kind: str, found: Mapping[str, Any]) -> None:
         """Keeps what is new of a pod, and wakes who waits for it."""
