@@ -21,10 +21,13 @@ const FIELDS = ["profile", "kind", "image", "cores", "memory", "gpus", "name"];
 const FILTER_FROM = 9;
 const SVG = "http://www.w3.org/2000/svg";
 
+/** Two decimals will do for people; what is sent is exact. @param {number} n */
+const gigabytes = (n) => `${Number(n.toFixed(2))} GB`;
+
 /** @type {Record<Resource, {legend: string, label: (n: number) => string, words: (n: number) => string}>} */
 const RESOURCES = {
   cores: { legend: "CPU cores", label: String, words: (n) => `${n} ${n === 1 ? "core" : "cores"}` },
-  memory: { legend: "Memory", label: (n) => `${n} GB`, words: (n) => `${n} GB` },
+  memory: { legend: "Memory", label: gigabytes, words: gigabytes },
   gpus: { legend: "GPUs", label: (n) => (n ? String(n) : "None"), words: (n) => `${n} ${n === 1 ? "GPU" : "GPUs"}` },
 };
 
