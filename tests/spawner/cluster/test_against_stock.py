@@ -52,22 +52,6 @@ async def hub_app(hub_app: Any) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def make_hub(make_hub: MakeHub) -> AsyncIterator[MakeHub]:
-    """Begins hubs, of which a test may have several, and stops their sessions while all watches still run."""
-    hubs: list[Hub] = []
-
-    async def make(**traits: Any) -> Hub:
-        hubs.append(await make_hub(**traits))
-        return hubs[-1]
-
-    yield make
-    for hub in hubs:
-        for name, spawner in list(hub.user.spawners.items()):
-            if spawner.active:
-                await hub.user.stop(name)
-
-
-@pytest.fixture
 def make_stock(make_hub: MakeHub) -> MakeHub:
     """Begins a hub with KubeSpawner itself."""
     return partial(make_hub, stock=True)
