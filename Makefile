@@ -15,7 +15,8 @@ INPUTS := pyproject.toml requirements/locked.txt requirements/install
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-run: .venv/run.ready ## run the hub on this machine (PORT=8000 DATA=data KINDS="notebook contributed" SITE=demo/site.yaml CATALOGUE=demo/catalogue ADMIN_TOKEN=1)
+run: .venv/run.ready ## run the hub on this machine (PORT=8000 DATA=data KINDS="notebook desktop" or KINDS=all SITE=demo/site.yaml CATALOGUE=demo/catalogue ADMIN_TOKEN=1)
+	@requirements/programs $(KINDS)
 	@$(BIN)/python -m canfar_hub demo --port "$(PORT)" --data "$(DATA)" --kinds "$(KINDS)" $(if $(SITE),--site "$(SITE)") $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(if $(ADMIN_TOKEN),--admin-token)
 
 test: .venv/test.ready ## run the core tests, under 10 minutes
@@ -33,7 +34,8 @@ lint: .venv/lint.ready ## check style, types and shell scripts' syntax
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	@for script in requirements/install requirements/system requirements/lock .ci/run .ci/component images/*/test; do bash -n $$script; done
+	@for script in requirements/install requirements/system requirements/programs requirements/lock .ci/run .ci/component images/*/test $(wildcard requirements/kinds/*); do bash -n $$script; done
+	@for script in canfar_spawner/starts/*.sh; do sh -n $$script; done
 
 bench: .venv/test.ready ## run the benchmarks and write bench/results
 	@requirements/system --optional chromium fonts-dejavu-core

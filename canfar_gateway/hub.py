@@ -6,14 +6,14 @@ from typing import Any
 
 from jupyterhub.proxy import ConfigurableHTTPProxy
 
-SESSION_KEYS = ("kind", "id", "prefix", "headers")
+SESSION_KEYS = ("kind", "id", "prefix", "headers", "cookies", "compress")
 
 
 class GatewayProxy(ConfigurableHTTPProxy):
     """Drives the gateway through the REST API of configurable-http-proxy.
 
     Changes one upstream behaviour: the route of a user's server carries what the spawner's `route_data()`
-    returns (some of `kind`, `id`, `prefix`, `headers`). Since `check_routes` compares only targets, a spawner
+    returns (some of `SESSION_KEYS`). Since `check_routes` compares only targets, a spawner
     must return the same after a restart of the hub as before. Servers of spawners without that method stay at
     the hub's own address.
     """

@@ -7,6 +7,7 @@ from canfar_hub.problem import Problem
 from canfar_site.settings import load_site
 from canfar_site.yamlfile import FileError
 from canfar_spawner.catalogue import CatalogueFolder
+from canfar_spawner.kinds import kinds_of
 
 
 def run(options: argparse.Namespace) -> int:
@@ -19,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
         ClaimsReader(site.groups)
     except ValueError as error:
         raise Problem(f"The site file is not usable. {options.site}: groups: {error}") from None
-    catalogue = CatalogueFolder(site.catalogue).read()
+    catalogue = CatalogueFolder(site.catalogue, kinds_of(site)).read()
     print(f"{site.name}: {len(catalogue.profiles)} profiles in {site.catalogue}")
     for profile in catalogue.profiles:
         print(f"  {profile.profile}: {profile.title} ({', '.join(profile.kinds)})")

@@ -33,10 +33,11 @@ from canfar_hub.projects import make_arc, sample_projects
 from canfar_site.settings import Site, load_site
 from canfar_site.yamlfile import FileError
 from canfar_spawner.catalogue import CatalogueFolder
-from canfar_spawner.kinds import KINDS
+from canfar_spawner.kinds import kinds_of
 from canfar_spawner.processes import RUNTIME_DIR, kill_marked, last_lines, write_private
 
 DEMO = HERE / "demo"
+EVERY_KIND = "all"
 _PORTS = 6
 _LAST_PORT = 65536 - _PORTS
 _START_TIME = 60.0  # seconds until a program of ours must answer
@@ -193,13 +194,14 @@ def _refuse_taken_ports(first: int) -> None:
 
 def _write_site(place: Place, template: Path, kinds: Sequence[str], catalogue: Path) -> Site:
     """Completes a site file with what this start decides."""
-    for kind in kinds:
-        if kind not in KINDS:
-            raise Problem(
-                f"KINDS= names “{kind}”, which is no kind of session; the kinds are {', '.join(KINDS)}."
-            )
     try:
-        load_site(template)  # so that a mistake is named where it can be mended
+        known = kinds_of(load_site(template))  # a mistake is named where it can be mended
+        for kind in kinds:
+            if kind not in (*known, EVERY_KIND):
+                raise Problem(
+                    f"KINDS= names “{kind}”, which is no kind of session; the kinds are {', '.join(known)},"
+                    f" and “{EVERY_KIND}” stands for those of the site file."
+                )
         settings = yaml.safe_load(template.read_text())
         settings["public_url"] = place.url
         settings["sign_in"]["issuer"] = place.issuer
@@ -207,7 +209,7 @@ def _write_site(place: Place, template: Path, kinds: Sequence[str], catalogue: P
             settings["storage"] = {"top": str(place.arc)}
         settings["catalogue"] = str(catalogue.resolve())
         _name_services(place, settings)
-        if kinds:
+        if kinds and EVERY_KIND not in kinds:
             settings["kinds"] = list(kinds)
         place.site_file.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         return load_site(place.site_file)
@@ -471,8 +473,13 @@ def _apart(place: Place) -> str:
 
 def _without_secret(site: Site) -> list[str]:
     """The titles of what checks no secret, so that its port is open to whoever is on the machine."""
-    entries = CatalogueFolder(site.catalogue).read().profiles
-    return [e.title for e in entries if not e.secret and not all(KINDS[kind].secret for kind in e.kinds)]
+    kinds = kinds_of(site)
+    entries = CatalogueFolder(site.catalogue, kinds).read().profiles
+    return [
+        entry.title
+        for entry in entries
+        if entry.program and not entry.secret and not all(kinds[name].secret for name in entry.kinds)
+    ]
 
 
 def _say(text: str) -> None:

@@ -1,5 +1,6 @@
 """The site's settings: what an administrator decides once for an installation."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -8,9 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from canfar_site.yamlfile import FileError, load
 
-KindName = Literal[
-    "notebook", "carta", "desktop", "vscode", "firefly", "contributed", "headless", "desktop-app"
-]
+BUILT_IN_KINDS = (
+    "notebook",
+    "carta",
+    "desktop",
+    "vscode",
+    "firefly",
+    "contributed",
+    "headless",
+    "desktop-app",
+)
+"""The names of the kinds of session that need no definition in a site file."""
 GROUP_PATTERN = (
     r"ivo://[A-Za-z0-9][A-Za-z0-9._~-]{2,}/[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*\?[A-Za-z0-9._~,-]+"
 )
@@ -25,6 +34,9 @@ GroupId = Annotated[
     Field(description="An IVOA group identifier, `ivo://<authority>/gms?<name>` (GMS 1.0)."),
 ]
 DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+KindName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=32)]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+UrlPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~/-]*$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")]
 
 
@@ -323,6 +335,45 @@ class Homes(Settings):
         return self
 
 
+class SecretHeader(Settings):
+    """How the program takes the session's secret from the gateway."""
+
+    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$")] = Field(
+        "Authorization", description="The request header."
+    )
+    scheme: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]*=?$")] = Field(
+        "Bearer",
+        description="The word before the secret in the header's value; may be empty. After one that ends with"
+        " `=`, the secret follows at once, as a cookie's value does.",
+    )
+
+
+class OwnKind(Settings):
+    """A kind of session that a site adds. What is meant is the same as with the built-in kinds."""
+
+    name: KindName = Field(description="Its name in addresses, requests and catalogue files.")
+    title: str = Field(min_length=1, max_length=60, description="What people see.")
+    description: str = Field("", max_length=400, description="One sentence for people.")
+    port: int = Field(ge=1, le=65535, description="The port that the program listens on in a container.")
+    path: Literal["keep", "strip"] = Field(
+        "strip", description="Whether the program knows the path that it is served under."
+    )
+    ready_path: UrlPath = Field("", description="Path below the prefix that answers once it can be used.")
+    command: tuple[str, ...] = Field((), description="What to run; empty for the image's own.")
+    environment: Mapping[VariableName, str] = Field(
+        default_factory=dict, description="Variables for the program; `$(NAME)` as in commands."
+    )
+    secret: SecretHeader | None = Field(
+        None, description="How the program takes the session's secret; absent where it checks none."
+    )
+    cookies: bool = Field(True, description="Whether the program is sent the cookies that it has set.")
+    compress: bool = Field(
+        False,
+        description="Whether the gateway compresses and keeps the program's static files, for a program"
+        " that does not do so itself.",
+    )
+
+
 class Cluster(Settings):
     """Sessions as pods. All else about pods is set by KubeSpawner's own traits."""
 
@@ -383,7 +434,22 @@ class Site(Settings):
     kinds: tuple[KindName, ...] = Field(
         ("notebook", "contributed"), min_length=1, description="The kinds of session on offer, in order."
     )
+    own_kinds: tuple[OwnKind, ...] = Field(
+        (), description="Kinds of session beside the built-in ones, to be named in `kinds`."
+    )
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _kinds_are_defined_once(self) -> Self:
+        own = [kind.name for kind in self.own_kinds]
+        repeated = sorted(name for name in own if name in BUILT_IN_KINDS or own.count(name) > 1)
+        if repeated:
+            raise ValueError(f"there is another kind of the name “{repeated[0]}”; choose one of your own")
+        unknown = [name for name in self.kinds if name not in (*BUILT_IN_KINDS, *own)]
+        if unknown:
+            known = ", ".join((*BUILT_IN_KINDS, *own))
+            raise ValueError(f"kinds names “{unknown[0]}”, which is no kind of session; the kinds are {known}")
+        return self
 
     @model_validator(mode="after")
     def _public_url_is_an_origin(self) -> Self:

@@ -34,8 +34,8 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(path: Path, model: type[Model]) -> Model:
-    """Reads `path` into `model`.
+def load(path: Path, model: type[Model], context: Any = None) -> Model:
+    """Reads `path` into `model`, whose validators see `context`.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def load(path: Path, model: type[Model]) -> Model:
         if loader is not None:
             loader.dispose()
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=context)
     except ValidationError as error:
         # A key that is misspelt is missing, too; the misspelling is what to mend.
         first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from canfar_site.settings import GroupId, KindName, Settings
+from canfar_site.settings import GroupId, KindName, SecretHeader, Settings, UrlPath, VariableName
 from canfar_site.yamlfile import FileError, load
 from canfar_spawner.kinds import KINDS, Kind
 
@@ -17,7 +17,6 @@ log = logging.getLogger("canfar.catalogue")
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=400)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 ImageRef = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@:+-]{0,254}$")]
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Resources(Settings):
@@ -38,17 +37,6 @@ class Nodes(Settings):
     selector: Mapping[str, str] = Field(default_factory=dict, description="Labels that the node must have.")
     tolerations: tuple[Mapping[str, Any], ...] = Field(
         (), description="Taints that it bears, in Kubernetes' form."
-    )
-
-
-class SecretHeader(Settings):
-    """How the program takes the session's secret from the gateway."""
-
-    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$")] = Field(
-        "Authorization", description="The request header."
-    )
-    scheme: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]*$")] = Field(
-        "Bearer", description="The word before the secret in the header's value; may be empty."
     )
 
 
@@ -97,7 +85,7 @@ class Profile(Settings):
         description="Whether the program knows the path that it is served under (`keep`) or is given"
         " paths without it (`strip`); the kind's rule if absent.",
     )
-    ready_path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~/-]*$")] | None = Field(
+    ready_path: UrlPath | None = Field(
         None, description="Path below its own root that answers once it can be used; the kind's if absent."
     )
     secret: SecretHeader | None = Field(
@@ -117,12 +105,26 @@ class Profile(Settings):
             raise ValueError("each may be given once only")
         return value
 
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_are_known(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = _known_kinds(info)
+        for name in value:
+            if name not in known:
+                raise ValueError(f"there is no kind “{name}”; the kinds are {', '.join(known)}")
+        return value
+
     @model_validator(mode="after")
-    def _a_program_has_a_command(self) -> Self:
+    def _a_program_has_a_command(self, info: ValidationInfo) -> Self:
         for name in self.kinds:
-            if self.program and not self.program.command_for(KINDS[name]):
+            if self.program and not self.program.command_for(_known_kinds(info)[name]):
                 raise ValueError(f"the kind “{name}” has no command of its own; give the program one")
         return self
+
+
+def _known_kinds(info: ValidationInfo) -> Mapping[str, Kind]:
+    """The kinds that the reader of a file gave; the built-in ones where it gave none."""
+    return KINDS if info.context is None else info.context
 
 
 class CatalogueFile(Settings):
@@ -150,10 +152,11 @@ class Catalogue:
 
 
 class CatalogueFolder:
-    """A folder of catalogue files (`*.yaml`, `*.yml`)."""
+    """A folder of catalogue files (`*.yaml`, `*.yml`), whose entries are of the given kinds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kinds: Mapping[str, Kind] = KINDS) -> None:
         self._path = path
+        self._kinds = kinds
         self._seen: object = None
         self._catalogue = Catalogue()
 
@@ -165,7 +168,7 @@ class CatalogueFolder:
         files = sorted(p for p in self._path.glob("*") if p.suffix in {".yaml", ".yml"})
         seen = [(p, *_fingerprint(p)) for p in files]
         if seen != self._seen:
-            self._catalogue = read_files(files)
+            self._catalogue = read_files(files, self._kinds)
             self._seen = seen
             for problem in self._catalogue.problems:
                 log.error("A catalogue file was left out. %s", problem)
@@ -180,13 +183,13 @@ def _fingerprint(path: Path) -> tuple[int, ...]:
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def read_files(files: list[Path]) -> Catalogue:
+def read_files(files: list[Path], kinds: Mapping[str, Kind] = KINDS) -> Catalogue:
     """Reads catalogue files in the given order; of entries with the same name, the first file's holds."""
     entries: dict[str, Profile] = {}
     problems: list[str] = []
     for path in files:
         try:
-            found = load(path, CatalogueFile).profiles
+            found = load(path, CatalogueFile, kinds).profiles
             _refuse_repeated(path, [p.profile for p in found], entries)
         except FileError as error:
             problems.append(str(error))

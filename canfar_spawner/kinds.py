@@ -6,8 +6,11 @@ built for it run unmodified.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
+
+from canfar_site.settings import OwnKind, Site
 
 PathRule = Literal["keep", "strip"]
 
@@ -16,7 +19,8 @@ PathRule = Literal["keep", "strip"]
 class Secret:
     """How a program expects the session's secret, which the gateway adds to every request.
 
-    `header` is the request header, `scheme` the word before the secret in it (may be empty).
+    `header` is the request header, `scheme` the word before the secret in it (may be empty, and after one that
+    ends with `=` the secret follows at once).
     """
 
     header: str = "Authorization"
@@ -24,7 +28,8 @@ class Secret:
 
     def headers(self, secret: str) -> dict[str, str]:
         """The request headers that carry `secret`."""
-        return {self.header: f"{self.scheme} {secret}".strip()}
+        between = "" if self.scheme.endswith("=") else " "
+        return {self.header: f"{self.scheme}{between}{secret}".strip()}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Kind:
 
     Values of `command` and `environment` may name variables of the session as `$(NAME)`, as in a Kubernetes
     container: `CANFAR_PORT`, `CANFAR_PREFIX`, `CANFAR_SECRET`, `HOME`, and the others of `policy.environment`.
+    A command that needs a shell is a script of the folder `starts`, which sessions find at `$(CANFAR_SYSTEM)`.
     """
 
     name: str
@@ -46,9 +52,15 @@ class Kind:
     """Path below the prefix that answers, with any status below 500, once the program can be used."""
     command: tuple[str, ...] = ()
     """What to run; empty for the image's own."""
+    files: tuple[str, ...] = ()
+    """What of the folder `starts` its sessions have at `$(CANFAR_SYSTEM)`."""
     environment: Mapping[str, str] = field(default_factory=dict)
     secret: Secret | None = None
     """None where the program cannot check one."""
+    cookies: bool = True
+    """Whether the program is sent the cookies that it has set."""
+    compress: bool = False
+    """Whether the gateway compresses and keeps its static files, since it does not do so itself."""
     interactive: bool = True
     """Whether a person picks it and opens it in a browser."""
 
@@ -59,6 +71,11 @@ _THREADS = {
     "MKL_NUM_THREADS": "$(OMP_NUM_THREADS)",
 }
 
+
+def _start(script: str) -> tuple[str, ...]:
+    return ("/bin/sh", f"$(CANFAR_SYSTEM)/{script}")
+
+
 _KINDS = (
     Kind(
         name="notebook",
@@ -66,25 +83,8 @@ _KINDS = (
         description="JupyterLab in your home, beside your projects’ data.",
         port=8888,
         ready_path="api",
-        # Jupyter's own token stays on and is the session's secret: what reaches the port past the gateway
-        # is refused. The gateway has checked the visitor and the Origin, so Jupyter need not.
-        command=(
-            "jupyter",
-            "lab",
-            "--no-browser",
-            "--ServerApp.ip=$(CANFAR_IP)",
-            "--ServerApp.port=$(CANFAR_PORT)",
-            "--ServerApp.port_retries=0",
-            "--ServerApp.base_url=$(CANFAR_PREFIX)/",
-            "--ServerApp.root_dir=$(SKAHA_TOP_LEVEL_DIR)",
-            "--ServerApp.preferred_dir=$(HOME)",
-            "--ServerApp.allow_root=True",
-            "--ServerApp.allow_remote_access=True",
-            "--ServerApp.quit_button=False",
-            "--ServerApp.use_redirect_file=False",
-            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-            "--LabApp.news_url=",
-        ),
+        command=_start("notebook.sh"),
+        files=("notebook.sh",),
         environment={
             **_THREADS,
             "JUPYTER_TOKEN": "$(CANFAR_SECRET)",
@@ -144,5 +144,19 @@ _KINDS = (
     ),
 )
 
+STARTS = Path(__file__).parent / "starts"
+"""The folder of start scripts, which have to run in `/bin/sh` of any image."""
+
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _KINDS})
 """All kinds by name, in the order in which people see them."""
+
+
+def kinds_of(site: Site) -> Mapping[str, Kind]:
+    """All kinds that there are at a site: the built-in ones, and those that its site file defines."""
+    return {**KINDS, **{own.name: _own(own) for own in site.own_kinds}}
+
+
+def _own(kind: OwnKind) -> Kind:
+    secret = Secret(kind.secret.header, kind.secret.scheme) if kind.secret else None
+    given = {name: getattr(kind, name) for name in OwnKind.model_fields if name != "secret"}
+    return Kind(**given, secret=secret)

@@ -22,6 +22,7 @@ from canfar_spawner import credentials
 from canfar_spawner.accounts import as_account, check_free, let_pass, make_home
 from canfar_spawner.catalogue import Catalogue, Profile
 from canfar_spawner.credential_folders import folder_name, link_in_home
+from canfar_spawner.kinds import STARTS
 from canfar_spawner.planned import PlannedSpawner
 from canfar_spawner.processes import (
     RUNTIME_DIR,
@@ -175,6 +176,7 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
             "CANFAR_PORT": str(self.port),
             "CANFAR_SECRET": self.secret,
             "CANFAR_SECRET_FILE": str(directory / "secret"),
+            "CANFAR_SYSTEM": str(STARTS),
             RUNTIME_DIR: str(directory.parent),
             START_ID: self.start_id,
             **credentials.environment(self._credentials(), self.site.credentials),

@@ -35,7 +35,7 @@ from canfar_auth.identity import STATE_KEY, Identity, PosixGroup, PosixIds
 from canfar_site.settings import Site, load_site
 from canfar_spawner import credentials, policy, turnstile
 from canfar_spawner.catalogue import Catalogue, CatalogueFolder
-from canfar_spawner.kinds import Secret
+from canfar_spawner.kinds import Secret, kinds_of
 from canfar_spawner.picker import render
 from canfar_spawner.request import FIELDS, options_from_form, parse_options
 from canfar_spawner.spec import Mount, Placement, Refused, SessionSpec
@@ -50,8 +50,9 @@ def _site(path: str) -> Site:
 
 
 @lru_cache
-def _folder(path: Path) -> CatalogueFolder:
-    return CatalogueFolder(path)
+def _folder(site_file: str) -> CatalogueFolder:
+    site = _site(site_file)
+    return CatalogueFolder(site.catalogue, kinds_of(site))
 
 
 def as_spawn_exception(refused: Refused) -> SpawnException:
@@ -106,7 +107,7 @@ class PlannedSpawner(Spawner):
 
     async def catalogue(self) -> Catalogue:
         """The catalogue as it is now for this user, as far as it can run here."""
-        return self.available(_folder(self.site.catalogue).read())
+        return self.available(_folder(self.site_file).read())
 
     def available(self, catalogue: Catalogue) -> Catalogue:
         """Marks what cannot run here."""
@@ -311,7 +312,14 @@ class PlannedSpawner(Spawner):
         if spec is None:
             return {}
         headers = spec.secret.headers(self.secret) if spec.secret else {}
-        return {"kind": spec.kind, "id": spec.id, "prefix": spec.prefix, "headers": headers}
+        return {
+            "kind": spec.kind,
+            "id": spec.id,
+            "prefix": spec.prefix,
+            "headers": headers,
+            "cookies": spec.cookies,
+            "compress": spec.compress,
+        }
 
     # The form
 
@@ -374,7 +382,7 @@ class PlannedSpawner(Spawner):
         super().load_state(state)
         if stored := state.get("spec"):
             secret = Secret(**stored["secret"]) if stored["secret"] else None
-            lists = {name: tuple(stored.get(name, ())) for name in ("command", "program", "groups")}
+            lists = {name: tuple(stored.get(name, ())) for name in ("command", "program", "groups", "files")}
             ids = _stored_ids(stored.get("ids"))
             mounts = tuple(Mount(**mount) for mount in stored.get("mounts", ()))
             placement = _stored_placement(stored.get("placement", {}))

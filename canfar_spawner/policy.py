@@ -13,7 +13,7 @@ from canfar_auth.identity import GroupSet, Identity, Membership, PosixIds
 from canfar_auth.posix import dropped_by_nfs
 from canfar_site.settings import Ceiling, Site
 from canfar_spawner.catalogue import Catalogue, Profile, Resources
-from canfar_spawner.kinds import KINDS, Kind, Secret
+from canfar_spawner.kinds import Kind, Secret, kinds_of
 from canfar_spawner.request import SessionRequest
 from canfar_spawner.spec import Placement, Refused, SessionSpec
 from canfar_spawner.storage import mounts, opened
@@ -98,7 +98,7 @@ def plan(
     group = _group_refusal(profile, identity)
     _refuse(group, "group", _status(identity.groups.membership(profile.groups)))
     _refuse(catalogue.unavailable.get(profile.profile, ""), "unavailable", 400)
-    kind = KINDS[_chosen(request.kind, _kinds(profile, site), "kind", profile)]
+    kind = kinds_of(site)[_chosen(request.kind, _kinds(profile, site), "kind", profile)]
     image = _chosen(request.image, profile.images, "image", profile)
     cores, memory, gpus = _resources(request, profile.resources, ceiling(identity, site))
     _refuse(limit_refusal(site, usage), "limit", 403)
@@ -121,6 +121,9 @@ def plan(
         secret=_secret(profile, kind),
         command=kind.command,
         program=profile.program.command_for(kind) if profile.program else (),
+        files=kind.files,
+        cookies=kind.cookies,
+        compress=kind.compress,
         groups=_held(profile, identity, site),
         ids=_ids(identity),
         variables=_variables(identity.username, session_id, prefix, home, site, cores),
@@ -133,11 +136,13 @@ def plan(
 def offer(identity: Identity, site: Site, catalogue: Catalogue, usage: Usage) -> Offer:
     """What the picker shows to this user: everything on offer, with the reason where `plan` would refuse."""
     most = ceiling(identity, site)
+    known = kinds_of(site)
+    kinds = [known[name] for name in site.kinds]
     entries = [p for p in catalogue.profiles if _kinds(p, site)]
     profiles = tuple(_offered(p, identity, site, catalogue, most) for p in entries)
     return Offer(
         refusal=platform_refusal(identity, site) or limit_refusal(site, usage),
-        kinds=tuple(_offered_kind(KINDS[name], profiles) for name in site.kinds if KINDS[name].interactive),
+        kinds=tuple(_offered_kind(kind, profiles) for kind in kinds if kind.interactive),
         profiles=profiles,
         active=usage.active,
         limit=site.limits.sessions,
@@ -305,7 +310,8 @@ def _unknown(what: str, groups: GroupSet, site: Site) -> str:
 
 def _kinds(profile: Profile, site: Site) -> tuple[str, ...]:
     """The kinds that this entry can be here, as interactive sessions."""
-    return tuple(k for k in profile.kinds if k in site.kinds and KINDS[k].interactive)
+    known = kinds_of(site)
+    return tuple(k for k in profile.kinds if k in site.kinds and known[k].interactive)
 
 
 def _chosen(asked: str | None, choices: tuple[str, ...], what: str, profile: Profile) -> str:

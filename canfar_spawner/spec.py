@@ -52,7 +52,8 @@ class SessionSpec:
     """The decided, complete description of one session, ready to be rendered.
 
     `variables` are given to the program as they are. `command` and the values of `environment` may name them as
-    `$(NAME)`, and beside them what only rendering knows: `CANFAR_IP`, `CANFAR_PORT` and `CANFAR_SECRET`.
+    `$(NAME)`, and beside them what only rendering knows: `CANFAR_IP`, `CANFAR_PORT`,
+    `CANFAR_SYSTEM` and `CANFAR_SECRET`.
     An empty `command` is the image's own.
     """
 
@@ -87,6 +88,12 @@ class SessionSpec:
     mounts: tuple[Mount, ...] = ()
     """What it sees of the shared volume; none where the whole file system is the machine's own."""
     placement: Placement = Placement()
+    files: tuple[str, ...] = ()
+    """The start scripts of its kind, which it finds at `$(CANFAR_SYSTEM)`."""
+    cookies: bool = True
+    """Whether its program is sent the cookies that it has set."""
+    compress: bool = False
+    """Whether the gateway compresses and keeps its program's static files."""
 
     @property
     def address(self) -> str:

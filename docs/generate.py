@@ -36,7 +36,8 @@ _NAMED = {
     catalogue.Text: "text",
     catalogue.Slug: "lower-case letters, digits and hyphens",
     catalogue.ImageRef: "image reference",
-    catalogue.VariableName: "variable name",
+    settings.VariableName: "variable name",
+    settings.UrlPath: "path",
 }
 _PLAIN = {
     str: "text",
@@ -76,7 +77,7 @@ def write_all(folder: Path) -> None:
             catalogue.Profile,
             catalogue.Resources,
             catalogue.Nodes,
-            catalogue.SecretHeader,
+            settings.SecretHeader,
             catalogue.Program,
         ),
         "classes": lambda: _classes(

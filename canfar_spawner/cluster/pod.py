@@ -14,6 +14,7 @@ from canfar_site.settings import Cluster, Credentials
 from canfar_spawner import credentials
 from canfar_spawner.cluster.image_accounts import init_container
 from canfar_spawner.cluster.state import CONTAINER, START
+from canfar_spawner.kinds import STARTS
 from canfar_spawner.spec import SessionSpec, expand
 
 CREDENTIALS = "/run/canfar/credentials"
@@ -24,10 +25,13 @@ PASSWD, GROUP = "passwd", "group"
 ID = "canfar.net/id"
 """The label with a session's id, by which pods and Secrets of sessions are found."""
 
+_SYSTEM = "/skaha-system"
+"""Where CANFAR's images find the platform's start scripts."""
 _SECRET_FOLDER = "/run/canfar/secret"  # noqa: S105 - a path
 _SECRET_REFERENCE = "$(CANFAR_SECRET)"  # noqa: S105 - a reference
 _DATA = "canfar-data"
 _CREDENTIALS, _ACCOUNTS, _MERGED = "canfar-credentials", "canfar-accounts", "canfar-merged"
+_STARTS = "canfar-starts"
 _SCRATCH, _SHM = "canfar-scratch", "canfar-shm"
 # A container that asks for no disk is given its limit, and whole disks would stay free for what few write.
 _LEAST_DISK = "100M"
@@ -90,11 +94,12 @@ def _bytes(gigabytes: float) -> int:
 
 
 def secret_data(spec: SessionSpec, secret: str) -> dict[str, str]:
-    """What a session's Secret holds before any credentials: its own secret, and its account files."""
+    """What a session's Secret holds before any credentials: its own secret, account files, start scripts."""
     if spec.ids is None:
         raise ValueError("a session in a cluster has numeric ids")
     passwd = passwd_file(BASE_PASSWD, spec.owner, spec.ids.uid, spec.ids.gid, spec.owner, spec.home)
-    return {SECRET: secret, PASSWD: passwd, GROUP: group_file(BASE_GROUP, spec.owner, spec.ids)}
+    starts = {name: (STARTS / name).read_text(encoding="utf-8") for name in spec.files}
+    return {**starts, SECRET: secret, PASSWD: passwd, GROUP: group_file(BASE_GROUP, spec.owner, spec.ids)}
 
 
 def environment(spec: SessionSpec, given: Mapping[str, str], settings: Credentials) -> dict[str, str]:
@@ -122,6 +127,7 @@ def _variables(spec: SessionSpec, settings: Credentials) -> dict[str, str]:
         "CANFAR_IP": "0.0.0.0",  # noqa: S104 - in a pod of its own
         "CANFAR_PORT": str(spec.port),
         "CANFAR_SECRET_FILE": f"{_SECRET_FOLDER}/{SECRET}",
+        "CANFAR_SYSTEM": _SYSTEM,
         **credentials.environment(CREDENTIALS, settings),
     }
 
@@ -171,7 +177,7 @@ def harden(pod: Mapping[str, Any], spec: SessionSpec, start: Start, cluster: Clu
         "securityContext": _pod_security(body.get("securityContext") or {}, spec),
         "nodeSelector": {**(body.get("nodeSelector") or {}), **spec.placement.selector},
         "tolerations": [*(body.get("tolerations") or ()), *map(dict, spec.placement.tolerations)],
-        "volumes": [*(body.get("volumes") or ()), *_volumes(start, cluster)],
+        "volumes": [*(body.get("volumes") or ()), *_volumes(spec, start, cluster)],
     }
     if cluster.image_accounts:
         body["volumes"].append({"name": _MERGED, "emptyDir": {"sizeLimit": "1M"}})
@@ -202,7 +208,7 @@ def _lock(container: dict[str, Any]) -> None:
     container["securityContext"] = {**kept, **_LOCKED}
 
 
-def _volumes(start: Start, cluster: Cluster) -> list[dict[str, Any]]:
+def _volumes(spec: SessionSpec, start: Start, cluster: Cluster) -> list[dict[str, Any]]:
     files = [{"key": name, "path": name} for name in credentials.FILES]
     accounts = [{"key": name, "path": name} for name in (PASSWD, GROUP, SECRET)]
 
@@ -211,7 +217,9 @@ def _volumes(start: Start, cluster: Cluster) -> list[dict[str, Any]]:
         source = {"secretName": start.secret_name, "items": items, "defaultMode": 0o444, "optional": optional}
         return {"name": name, "secret": source}
 
+    starts = [{"key": name, "path": name} for name in spec.files]
     return [
+        *([secret(_STARTS, starts, optional=False)] if starts else []),
         secret(_CREDENTIALS, files, optional=True),  # they come and go
         secret(_ACCOUNTS, accounts, optional=False),
         {"name": _SCRATCH, "emptyDir": {"sizeLimit": _size(cluster.scratch)}},
@@ -288,9 +296,11 @@ def _mounts(spec: SessionSpec, cluster: Cluster) -> list[dict[str, Any]]:
         "subPath": SECRET,
         "readOnly": True,
     }
+    starts = [{"name": _STARTS, "mountPath": _SYSTEM, "readOnly": True}] if spec.files else []
     return [
         *shared,
         *accounts,
+        *starts,
         secret,
         {"name": _CREDENTIALS, "mountPath": CREDENTIALS, "readOnly": True},
         {"name": _SCRATCH, "mountPath": "/scratch"},

@@ -1,11 +1,9 @@
-from typing import get_args
-
-from canfar_site.settings import KindName
+from canfar_site.settings import BUILT_IN_KINDS
 from canfar_spawner.kinds import KINDS
 
 
 def test_the_kinds_that_settings_name_are_the_kinds_there_are():
-    assert set(KINDS) == set(get_args(KindName))
+    assert tuple(KINDS) == BUILT_IN_KINDS
 
 
 def test_the_launch_contract_of_canfars_images():
