@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from canfar_site.yamlfile import FileError, load
 
@@ -431,25 +439,31 @@ class Site(Settings):
     catalogue: Path = Field(
         Path("catalogue"), description="Folder of catalogue files; relative to the site file."
     )
-    kinds: tuple[KindName, ...] = Field(
-        ("notebook", "contributed"), min_length=1, description="The kinds of session on offer, in order."
-    )
     own_kinds: tuple[OwnKind, ...] = Field(
         (), description="Kinds of session beside the built-in ones, to be named in `kinds`."
     )
+    kinds: tuple[KindName, ...] = Field(
+        ("notebook", "contributed"), min_length=1, description="The kinds of session on offer, in order."
+    )
     limits: Limits = Limits()
 
-    @model_validator(mode="after")
-    def _kinds_are_defined_once(self) -> Self:
-        own = [kind.name for kind in self.own_kinds]
-        repeated = sorted(name for name in own if name in BUILT_IN_KINDS or own.count(name) > 1)
+    @field_validator("own_kinds")
+    @classmethod
+    def _kinds_are_defined_once(cls, value: tuple[OwnKind, ...]) -> tuple[OwnKind, ...]:
+        names = [kind.name for kind in value]
+        repeated = sorted(name for name in names if name in BUILT_IN_KINDS or names.count(name) > 1)
         if repeated:
             raise ValueError(f"there is another kind of the name “{repeated[0]}”; choose one of your own")
-        unknown = [name for name in self.kinds if name not in (*BUILT_IN_KINDS, *own)]
+        return value
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_are_known(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = (*BUILT_IN_KINDS, *(kind.name for kind in info.data.get("own_kinds", ())))
+        unknown = [name for name in value if name not in known]
         if unknown:
-            known = ", ".join((*BUILT_IN_KINDS, *own))
-            raise ValueError(f"kinds names “{unknown[0]}”, which is no kind of session; the kinds are {known}")
-        return self
+            raise ValueError(f"“{unknown[0]}” is no kind of session; the kinds are {', '.join(known)}")
+        return value
 
     @model_validator(mode="after")
     def _public_url_is_an_origin(self) -> Self:

@@ -43,7 +43,7 @@ def test_a_small_site_file_is_enough(tmp_path):
         (GOOD.replace("https://hub.example.org", "https://hub.example.org/x/"), "without a path"),
         (GOOD + "limits: {sessions: many}\n", "line 9: limits.sessions"),
         (GOOD + "limits:\n  ceiling: {cores: 0, memory: 1}\n", "line 10: limits.ceiling.cores"),
-        (GOOD + "kinds: [notebook, jupyter]\n", "line 9: kinds.1"),
+        (GOOD + "kinds: [notebook, jupyter]\n", "line 9: kinds: “jupyter” is no kind"),
         (GOOD + "a: [1\n", "line 10"),
         ("contact: \x00\n", "this is not YAML"),
         ("", "Field required"),
