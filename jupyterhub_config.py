@@ -81,12 +81,13 @@ else:
     if "CANFAR_SESSION_ACCOUNTS" in environ:
         c.LocalCanfarSpawner.accounts = environ["CANFAR_SESSION_ACCOUNTS"]
 c.CanfarOAuthenticator.companions = [*checks, Upkeep(site, store).start]
+c.JupyterHub.last_activity_interval = 60  # seconds
 c.PlannedSpawner.poll_interval = 5  # seconds until the end of a program is noticed
 c.JupyterHub.allow_named_servers = True
 
 # The pages.
 c.JupyterHub.template_paths = [str(canfar_portal.TEMPLATES)]
-c.JupyterHub.template_vars = {"site_name": site.name, "site_contact": site.contact}
+c.JupyterHub.template_vars = {"site_name": site.name, "site_contact": site.contact, "sharing": site.sharing}
 c.JupyterHub.redirect_to_server = False
 c.JupyterHub.default_url = handlers.landing_page
 
@@ -106,7 +107,10 @@ gateway = {
 c.JupyterHub.services = [gateway]
 c.JupyterHub.load_roles = [
     {"name": "gateway", "services": ["gateway"], "scopes": ["read:users:groups", "read:shares"]},
-    {"name": "user", "scopes": ["self", "access:services!service=gateway"]},
+    {
+        "name": "user",
+        "scopes": ["self", "access:services!service=gateway", *(["shares!user"] if site.sharing else [])],
+    },
 ]
 if "CANFAR_ADMIN_TOKEN" in environ:
     # A token holds no more than its owner may, whether the owner ever signed in or not.

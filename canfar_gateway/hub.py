@@ -6,16 +6,17 @@ from typing import Any
 
 from jupyterhub.proxy import ConfigurableHTTPProxy
 
-SESSION_KEYS = ("kind", "id", "prefix", "headers", "cookies", "compress")
+SESSION_KEYS = ("kind", "id", "prefix", "headers", "landing", "cookies", "compress")
 
 
 class GatewayProxy(ConfigurableHTTPProxy):
     """Drives the gateway through the REST API of configurable-http-proxy.
 
-    Changes one upstream behaviour: the route of a user's server carries what the spawner's `route_data()`
+    Changes two upstream behaviours. The route of a user's server carries what the spawner's `route_data()`
     returns (some of `SESSION_KEYS`). Since `check_routes` compares only targets, a spawner
     must return the same after a restart of the hub as before. Servers of spawners without that method stay at
-    the hub's own address.
+    the hub's own address. And where the spawner's `last_used` tells when the program was last used, that counts
+    as its activity, rather than each request that passes: an open page asks for things without end.
     """
 
     async def add_route(self, routespec: str, target: str, data: dict[str, Any] | None) -> None:
@@ -24,6 +25,21 @@ class GatewayProxy(ConfigurableHTTPProxy):
         if "user" in body:
             body |= self._session_data(body["user"], body.get("server_name", ""))
         await super().add_route(routespec, target, body)
+
+    async def get_all_routes(self) -> dict[str, dict[str, Any]]:
+        """All routes, each with its last activity."""
+        routes: dict[str, dict[str, Any]] = await super().get_all_routes()
+        used = self._last_used()
+        for route in routes.values():
+            data = route["data"]
+            if when := used.get((data.get("user"), data.get("server_name"))):
+                data["last_activity"] = when.isoformat()
+        return routes
+
+    def _last_used(self) -> dict[tuple[Any, Any], Any]:
+        """When programs that say so were last used, by owner and server."""
+        spawners = (s for user in list(self.app.users.values()) for s in user.spawners.values())
+        return {(s.user.name, s.name): s.last_used for s in spawners if getattr(s, "last_used", None)}
 
     def _session_data(self, user: str, server_name: str) -> dict[str, Any]:
         spawner = self.app.users[user].spawners[server_name]

@@ -19,6 +19,7 @@ Key = tuple[str, ...]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _PREFIX = re.compile(r"(/[!$&-.0-;=@-Z_a-z~%]+)*\Z")
+_LANDING = re.compile(r"(?!/)[!$-;=?-Z_a-z~]*\Z")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*\Z")
 _FRAMING = frozenset(
@@ -44,6 +45,8 @@ class Route:
     id: str
     prefix: str
     """The path under which the program believes to live; empty when it knows none."""
+    landing: str
+    """What follows the session's address when the hub sends somebody there; may be empty."""
     headers: Mapping[str, str] = field(repr=False)
     """Added to every request to the program. Holds the session's secret."""
     data: Mapping[str, Any] = field(repr=False)
@@ -109,6 +112,9 @@ def parse_route(key: Key, data: object, *, host_routing: bool) -> Route:
     prefix = _text(data, "prefix") if kind or "prefix" in data else address
     if not _PREFIX.match(prefix):
         raise BadRoute("'prefix' must be empty, or a path that begins with a slash and does not end with one.")
+    landing = _text(data, "landing")
+    if not _LANDING.match(landing):
+        raise BadRoute("'landing' must be the end of an address: no slash at its begin, and printable ASCII.")
     return Route(
         key=(host, *below) if host else below,
         target=_target(data["target"]),
@@ -117,6 +123,7 @@ def parse_route(key: Key, data: object, *, host_routing: bool) -> Route:
         kind=kind,
         id=id_,
         prefix=prefix,
+        landing=landing,
         headers=MappingProxyType(_headers(data)),
         data=MappingProxyType(dict(data)),
         host=host,

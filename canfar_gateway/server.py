@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
 _TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*\Z")
 _MAX_HEADERS = 256
+_CHANGES_ACCESS = ("/hub/logout", "/hub/accept-share")
+"""Pages after which what was decided about their visitor counts no more."""
 _IDLE_SECONDS = 75
 # How long a refused body is still read, so that its sender gets to read the refusal.
 _LINGER_SECONDS = 2
@@ -223,7 +225,7 @@ class Gateway:
                 visit, 404, "Not here", "Nothing runs at this address. Start the session again."
             )
         ends = ""
-        if unquote(visit.path).rstrip("/") == f"{self._public.path}/hub/logout":
+        if unquote(visit.path).rstrip("/") in (f"{self._public.path}{page}" for page in _CHANGES_ACCESS):
             ends = _session_id(visit.request)
         path = visit.path + visit.query
         return await self._forward(visit, route, path, inside=None, credential=None, ends=ends)
@@ -270,18 +272,24 @@ class Gateway:
 
     def _unknown(self, visit: Visit, match: Match) -> web.Response:
         if visit.page:
-            route = match.route
-            own = route.has_own_address and self._routes.holds_address(route)
-            path = route.address + (match.tail or "/") if own else visit.path
-            return self._sign_in.start(route.host, path + visit.query)
+            return self._sign_in.start(match.route.host, self._page_address(visit, match))
         return self._refuse(visit, 403, "Not signed in", "Sign in, or send an API token that is valid.")
+
+    def _page_address(self, visit: Visit, match: Match) -> str:
+        """Where a page is: at the session's own address, and for who comes from the hub, at its landing."""
+        route, tail = match.route, match.tail
+        if not (route.has_own_address and self._routes.holds_address(route)):
+            return visit.path + visit.query
+        if match.at_address or tail not in ("", "/") or visit.query:
+            return route.address + (tail or "/") + visit.query
+        return f"{route.address}/{route.landing}"
 
     async def _enter(self, visit: Visit, match: Match, found: Credential, caller: Caller) -> web.StreamResponse:
         route, tail = match.route, match.tail
         reading = visit.request.method in ("GET", "HEAD") and not visit.websocket
         own = route.has_own_address and self._routes.holds_address(route)
         if own and ((visit.page and not match.at_address) or (reading and match.at_address and not tail)):
-            return redirect(route.address + (tail or "/") + visit.query)
+            return redirect(self._page_address(visit, match))
         inside = Inside(route.address, route.prefix, route.origin, caller.name, route.headers)
         path = (route.prefix + tail or "/") + visit.query
         return await self._forward(visit, route, path, inside=inside, credential=found)

@@ -446,6 +446,11 @@ class Site(Settings):
         ("notebook", "contributed"), min_length=1, description="The kinds of session on offer, in order."
     )
     limits: Limits = Limits()
+    sharing: bool = Field(
+        True,
+        description="Whether people may invite others into their running sessions. Who accepts works in the"
+        " session as its owner does, with the owner's files and credentials.",
+    )
 
     @field_validator("own_kinds")
     @classmethod

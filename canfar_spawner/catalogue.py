@@ -88,6 +88,11 @@ class Profile(Settings):
     ready_path: UrlPath | None = Field(
         None, description="Path below its own root that answers once it can be used; the kind's if absent."
     )
+    opens: Annotated[str, StringConstraints(pattern=r"^[!-~]*$", max_length=400)] | None = Field(
+        None,
+        description="The part of its address that opens a file, in which `$(CANFAR_OPEN)` is the file's path"
+        " below the site's top folder, such as `?file=$(CANFAR_OPEN)`; the kind's if absent.",
+    )
     secret: SecretHeader | None = Field(
         None, description="How the program takes the session's secret; the kind's way if absent."
     )

@@ -33,6 +33,19 @@ class Secret:
 
 
 @dataclass(frozen=True)
+class Activity:
+    """Where a program says when it was last used, so that an open page alone does not count as use.
+
+    Each path answers a JSON object, or a list of such. `time` is the key of an ISO 8601 time, or of
+    milliseconds since 1970; `busy` a key and its value while the program works, whether or not somebody looks.
+    """
+
+    paths: tuple[str, ...]
+    time: str
+    busy: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
 class Kind:
     """One kind of session.
 
@@ -61,6 +74,11 @@ class Kind:
     """Whether the program is sent the cookies that it has set."""
     compress: bool = False
     """Whether the gateway compresses and keeps its static files, since it does not do so itself."""
+    opens: str = ""
+    """The part of its address that opens a file or folder, whose path below the top folder, escaped, is
+    `$(CANFAR_OPEN)`; empty if there is none."""
+    activity: Activity | None = None
+    """None where the program does not say: then every request to it counts as use."""
     interactive: bool = True
     """Whether a person picks it and opens it in a browser."""
 
@@ -84,7 +102,7 @@ _KINDS = (
         port=8888,
         ready_path="api",
         command=_start("notebook.sh"),
-        files=("notebook.sh",),
+        files=("notebook.sh", "jupyter_server_config.py"),
         environment={
             **_THREADS,
             "JUPYTER_TOKEN": "$(CANFAR_SECRET)",
@@ -92,6 +110,8 @@ _KINDS = (
             "XDG_CACHE_HOME": "$(HOME)/.cache",
         },
         secret=Secret(scheme="token"),
+        opens="lab/tree/$(CANFAR_OPEN)",
+        activity=Activity(("api/status", "api/kernels"), "last_activity", ("execution_state", "busy")),
     ),
     Kind(
         name="carta",

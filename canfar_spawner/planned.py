@@ -26,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jupyterhub
+from jupyterhub import orm
 from jupyterhub.spawner import Spawner, SpawnException
 from jupyterhub.utils import maybe_future
 from traitlets import Any as Any_
@@ -34,8 +35,9 @@ from traitlets import TraitError, Unicode, default
 from canfar_auth.identity import STATE_KEY, Identity, PosixGroup, PosixIds
 from canfar_site.settings import Site, load_site
 from canfar_spawner import credentials, policy, turnstile
+from canfar_spawner.activity import last_used
 from canfar_spawner.catalogue import Catalogue, CatalogueFolder
-from canfar_spawner.kinds import Secret, kinds_of
+from canfar_spawner.kinds import Activity, Secret, kinds_of
 from canfar_spawner.picker import render
 from canfar_spawner.request import FIELDS, options_from_form, parse_options
 from canfar_spawner.spec import Mount, Placement, Refused, SessionSpec
@@ -87,6 +89,8 @@ class PlannedSpawner(Spawner):
     """When the session ends, since its owner lost a group; None while it may stay."""
     notice = ""
     """What the owner is told about that."""
+    last_used: datetime | None = None
+    """When the program was last used, by what it says itself; None where it did not say."""
     _link_notice: tuple[str, ...] = ()
     _stages: tuple[str, ...] = ()
     _news = Any_()
@@ -248,10 +252,17 @@ class PlannedSpawner(Spawner):
             raise Refused("credentials", 503, refusal)
 
     async def run_post_stop_hook(self) -> None:
-        """Takes the credentials back, also from a session that ended by itself or never began."""
+        """Takes credentials and invitations back, also of a session that ended by itself or never began."""
+        self._end_sharing()
         if self.spec is not None and self.upkeep is not None:
             await (await self.upkeep.credentials()).end(self.user.name, self.spec.id)
         await maybe_future(super().run_post_stop_hook())
+
+    def _end_sharing(self) -> None:
+        """Who was invited was invited to what ran then, not to what its owner may start under that name."""
+        for kind in (orm.Share, orm.ShareCode):
+            self.db.query(kind).filter_by(spawner_id=self.orm_spawner.id).delete()
+        self.db.commit()
 
     @property
     def notices(self) -> list[str]:
@@ -317,6 +328,7 @@ class PlannedSpawner(Spawner):
             "id": spec.id,
             "prefix": spec.prefix,
             "headers": headers,
+            "landing": spec.landing,
             "cookies": spec.cookies,
             "compress": spec.compress,
         }
@@ -353,7 +365,8 @@ class PlannedSpawner(Spawner):
             started = [s for s in self.user.orm_user._orm_spawners if s.name and s.last_activity]
             record = max(started, key=lambda s: s.last_activity, default=record)
         options = record.user_options
-        return dict(options) if isinstance(options, dict) else {}
+        # What a link opened was meant for that session alone.
+        return {k: v for k, v in options.items() if k != "open"} if isinstance(options, dict) else {}
 
     def run_options_from_form(self, form_data: Mapping[str, list[Any]]) -> dict[str, Any]:
         """Reads the posted picker; raises its refusal as the hub expects it."""
@@ -365,6 +378,15 @@ class PlannedSpawner(Spawner):
     def options_from_query(self, query_options: Mapping[str, list[str]]) -> dict[str, Any]:
         """Refuses: a link fills the form and starts nothing."""
         raise SpawnException("A link cannot start a session; choose Launch.", reason="link", status_code=400)
+
+    async def look_for_use(self, now: datetime) -> None:
+        """Asks the running program when it was last used, if it is of a kind that says so."""
+        if self.spec is None or self.spec.activity is None or self.server is None:
+            return
+        base = f"http://{self.server.ip}:{self.server.port}{self.spec.prefix}"
+        headers = self.spec.secret.headers(self.secret) if self.spec.secret else {}
+        told = await last_used(self.spec.activity, base, headers, now)
+        self.last_used = told or self.last_used
 
     # What lasts over a restart of the hub
 
@@ -386,8 +408,9 @@ class PlannedSpawner(Spawner):
             ids = _stored_ids(stored.get("ids"))
             mounts = tuple(Mount(**mount) for mount in stored.get("mounts", ()))
             placement = _stored_placement(stored.get("placement", {}))
+            activity = _stored_activity(stored.get("activity"))
             parts = {"secret": secret, "ids": ids, "mounts": mounts, "placement": placement}
-            self.spec = SessionSpec(**{**stored, **lists, **parts})
+            self.spec = SessionSpec(**{**stored, **lists, **parts, "activity": activity})
             self.start_id = state.get("start_id", "")
         if ends_at := state.get("ends_at"):
             self.ends_at, self.notice = datetime.fromisoformat(ends_at), state.get("notice", "")
@@ -398,6 +421,7 @@ class PlannedSpawner(Spawner):
         self.spec = None
         self.start_id = ""
         self.ends_at, self.notice, self._link_notice = None, "", ()
+        self.last_used = None
 
     @property
     def server(self) -> Any:
@@ -410,6 +434,12 @@ class PlannedSpawner(Spawner):
     @server.setter
     def server(self, server: Any) -> None:
         Spawner.server.fset(self, server)
+
+
+def _stored_activity(stored: Mapping[str, Any] | None) -> Activity | None:
+    if stored is None:
+        return None
+    return Activity(tuple(stored["paths"]), stored["time"], tuple(stored["busy"]))
 
 
 def _stored_placement(stored: Mapping[str, Any]) -> Placement:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from urllib.parse import quote
 
 from canfar_auth.identity import GroupSet, Identity, Membership, PosixIds
 from canfar_auth.posix import dropped_by_nfs
@@ -15,7 +16,7 @@ from canfar_site.settings import Ceiling, Site
 from canfar_spawner.catalogue import Catalogue, Profile, Resources
 from canfar_spawner.kinds import Kind, Secret, kinds_of
 from canfar_spawner.request import SessionRequest
-from canfar_spawner.spec import Placement, Refused, SessionSpec
+from canfar_spawner.spec import Placement, Refused, SessionSpec, expand
 from canfar_spawner.storage import mounts, opened
 
 _ID = re.compile(r"[a-z][a-z0-9]{7}")
@@ -59,6 +60,8 @@ class OfferedProfile:
     cores: tuple[Choice, ...]
     memory: tuple[Choice, ...]
     gpus: tuple[Choice, ...]
+    opens: tuple[str, ...]
+    """The kinds as which it can open a file that a link names."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,9 @@ def plan(
     image = _chosen(request.image, profile.images, "image", profile)
     cores, memory, gpus = _resources(request, profile.resources, ceiling(identity, site))
     _refuse(limit_refusal(site, usage), "limit", 403)
+    opens = _opens(profile, kind)
+    if request.open and not opens:
+        raise Refused("open", 400, f"“{profile.title}” cannot open a file that a link names; start it without.")
     prefix = f"/session/{kind.name}/{session_id}" if (profile.path or kind.path) == "keep" else ""
     home = home_of(identity.username, site)
     return SessionSpec(
@@ -121,12 +127,14 @@ def plan(
         secret=_secret(profile, kind),
         command=kind.command,
         program=profile.program.command_for(kind) if profile.program else (),
+        landing=_landing(request.open, opens, site),
+        activity=kind.activity,
         files=kind.files,
         cookies=kind.cookies,
         compress=kind.compress,
         groups=_held(profile, identity, site),
         ids=_ids(identity),
-        variables=_variables(identity.username, session_id, prefix, home, site, cores),
+        variables=_variables(identity, session_id, prefix, home, site, cores),
         environment={**kind.environment, **profile.environment},
         mounts=mounts(identity, home, site),
         placement=_placement(profile, site, cores, memory),
@@ -361,22 +369,37 @@ def _secret(profile: Profile, kind: Kind) -> Secret | None:
     return Secret(profile.secret.header, profile.secret.scheme)
 
 
+def _opens(profile: Profile, kind: Kind) -> str:
+    return kind.opens if profile.opens is None else profile.opens
+
+
+def _landing(path: str, opens: str, site: Site) -> str:
+    """The part of a session's address that opens `path`, which is below the top folder, or is given whole."""
+    if not path:
+        return ""
+    top = str(site.storage.top)
+    inside = path.removeprefix(f"{top}/").removeprefix("/")
+    known = {"CANFAR_OPEN": quote(inside), "SKAHA_TOP_LEVEL_DIR": quote(top)}
+    return expand(opens, known)
+
+
 def _variables(
-    username: str, session_id: str, prefix: str, home: str, site: Site, cores: float
+    identity: Identity, session_id: str, prefix: str, home: str, site: Site, cores: float
 ) -> Mapping[str, str]:
     """The variables that every session has, as CANFAR's images expect them."""
     return {
         "HOME": home,
         "PWD": home,
-        "USER": username,
+        "USER": identity.username,
         "OMP_NUM_THREADS": str(max(1, int(cores))),
         "CANFAR_PREFIX": prefix,
+        "CANFAR_FULL_NAME": identity.full_name,
         "SKAHA_SESSION_URL_PATH": prefix,
         "SKAHA_TOP_LEVEL_DIR": str(site.storage.top),
         "SKAHA_PROJECTS_DIR": str(site.storage.projects),
         "skaha_hostname": site.public_url.partition("://")[2].rstrip("/"),
         "skaha_sessionid": session_id,
-        "skaha_username": username,
+        "skaha_username": identity.username,
     }
 
 
@@ -397,6 +420,7 @@ def _offered(
         cores=choices("cores", resources.cores, most.cores),
         memory=choices("memory", resources.memory, most.memory),
         gpus=choices("gpus", resources.gpus, most.gpus),
+        opens=tuple(name for name in _kinds(profile, site) if _opens(profile, kinds_of(site)[name])),
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from canfar_spawner.spec import Refused
 
 MAX_NAME = 63
-_TEXTS = ("profile", "kind", "image", "name")
+MAX_OPEN = 1024
+_TEXTS = ("profile", "kind", "image", "name", "open")
 _NUMBERS = ("cores", "memory", "gpus")
 FIELDS = (*_TEXTS, *_NUMBERS)
 
@@ -21,6 +22,8 @@ class SessionRequest:
     kind: str | None = None
     image: str | None = None
     name: str = ""
+    open: str = ""
+    """A file or folder to open in it, by its path: below the site's top folder, or absolute."""
     cores: float | None = None
     memory: float | None = None
     gpus: float | None = None
@@ -48,6 +51,11 @@ def parse_options(options: object) -> SessionRequest:
         raise _bad(
             f"A session's name is at most {MAX_NAME} letters, digits, spaces, dots, hyphens and underscores,"
             " and begins with a letter or digit."
+        )
+    if not is_path(texts.get("open", "")):
+        raise _bad(
+            f"What a session opens is a path of at most {MAX_OPEN} characters, such as"
+            " projects/survey/look.ipynb, without “..” and without a slash at its end."
         )
     return SessionRequest(**texts, **numbers)  # type: ignore[arg-type]
 
@@ -81,6 +89,13 @@ def is_name(name: str) -> bool:
     """Whether `name` can be a session's name. Empty is no name, and allowed."""
     allowed = all(c.isalnum() or c in " ._-" for c in name)
     return not name or (len(name) <= MAX_NAME and allowed and name[0].isalnum() and name == name.strip())
+
+
+def is_path(path: str) -> bool:
+    """Whether `path` can name a file or folder of a session. Empty is none, and allowed."""
+    parts = path.removeprefix("/").split("/")
+    plain = all(part not in ("", ".", "..") and part.isprintable() for part in parts)
+    return not path or (len(path) <= MAX_OPEN and plain)
 
 
 def _text(key: str, value: object) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from canfar_auth.identity import PosixIds
-from canfar_spawner.kinds import Secret
+from canfar_spawner.kinds import Activity, Secret
 
 
 class Refused(Exception):
@@ -88,6 +88,10 @@ class SessionSpec:
     mounts: tuple[Mount, ...] = ()
     """What it sees of the shared volume; none where the whole file system is the machine's own."""
     placement: Placement = Placement()
+    landing: str = ""
+    """What follows its address when it is opened first; empty for the program's own start."""
+    activity: Activity | None = None
+    """Where its program says when it was last used."""
     files: tuple[str, ...] = ()
     """The start scripts of its kind, which it finds at `$(CANFAR_SYSTEM)`."""
     cookies: bool = True

@@ -1,4 +1,4 @@
-"""Work beside the hub's requests: memberships of users who make none, sessions that are to end, credentials."""
+"""Work beside the hub's requests: memberships of users who make none, sessions' ends and use, credentials."""
 
 from __future__ import annotations
 
@@ -72,6 +72,8 @@ class Upkeep:
         users = {spawner.user.name: spawner.user for spawner in running}
         await each(users.values(), self._app.authenticator.reread_if_due, "membership of")
         await each(running, self._review, "session of")
+        now = datetime.now(UTC)
+        await each(running, lambda spawner: spawner.look_for_use(now), "use of")
         await (await self.credentials()).renew_due()
 
     async def credentials(self) -> Renewer:

@@ -8,7 +8,7 @@
 /** @typedef {{value: number, refusal: string}} Choice */
 /** @typedef {{kind: string, title: string, description: string, refusal: string}} Kind */
 /**
- * @typedef {{profile: string, kinds: string[], title: string, description: string, refusal: string,
+ * @typedef {{profile: string, kinds: string[], title: string, description: string, refusal: string, opens: string[],
  *   images: string[], cores: Choice[], memory: Choice[], gpus: Choice[]}} Profile
  */
 /** @typedef {"cores" | "memory" | "gpus"} Resource */
@@ -17,7 +17,7 @@
  *   kinds: Kind[], profiles: Profile[], request: Record<string, string | number | null>}} Offer
  */
 
-const FIELDS = ["profile", "kind", "image", "cores", "memory", "gpus", "name"];
+const FIELDS = ["profile", "kind", "image", "cores", "memory", "gpus", "name", "open"];
 const FILTER_FROM = 9;
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -114,6 +114,7 @@ class Picker {
     this.form = /** @type {HTMLFormElement} */ (byId("picker").closest("form"));
     this.launch = /** @type {HTMLButtonElement} */ (byId("picker-launch"));
     this.name = /** @type {HTMLInputElement} */ (byId("picker-name"));
+    this.file = /** @type {HTMLInputElement} */ (byId("picker-open"));
     this.filter = /** @type {HTMLInputElement} */ (byId("picker-filter"));
     this.busy = false;
     /** Numbers the cards, for ids that no catalogue can clash with. */
@@ -170,6 +171,7 @@ class Picker {
     }
     for (const resource of Object.keys(RESOURCES)) this.wish[resource] = asNumber(request[resource]);
     this.name.value = request.name ? String(request.name) : "";
+    this.file.value = request.open ? String(request.open) : "";
     const active = this.offer.sessions?.active ?? 0;
     this.name.placeholder = `for example ${this.kind ?? "session"}-${active + 1}`;
   }
@@ -217,6 +219,7 @@ class Picker {
       else if (choice.refusal) missing.push(`The link asks for ${words}. ${choice.refusal}`);
       else this.wish[resource] = value;
     }
+    if (asked.open !== null) this.file.value = asked.open;
     if (asked.name !== null) this.name.value = asked.name.trim().slice(0, this.name.maxLength);
     return missing;
   }
@@ -428,8 +431,10 @@ class Picker {
     const used = profile ? /** @type {Resource[]} */ (Object.keys(RESOURCES)).filter((one) => this.chosen[one]) : [];
     const words = used.map((one) => RESOURCES[one].words(/** @type {number} */ (this.chosen[one])));
     const label = image && profile ? imageLabel(image, profile.images) : "";
+    const opens = Boolean(profile?.opens.includes(this.kind ?? ""));
+    this.file.disabled = !opens; // what cannot open a file is not asked to
     const facts = [["Kind", kind?.title], ["Image", profile?.title], ["Version", label], ["Resources", words.join(", ")],
-      ["Name", this.name.value.trim()]];
+      ["Opens", opens ? this.file.value : ""], ["Name", this.name.value.trim()]];
     byId("picker-facts").replaceChildren(...facts.filter(([, value]) => value).map(([term, value]) =>
       element("div", {}, element("dt", { text: term }), element("dd", { text: value, title: term === "Version" ? image : null }))));
     byId("picker-line").textContent = [kind?.title, profile?.title, label, ...words].filter(Boolean).join(" · ");

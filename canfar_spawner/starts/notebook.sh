@@ -1,6 +1,9 @@
 #!/bin/sh
 # Starts JupyterLab. Runs in images as they are: it may use what a POSIX shell has, and `jupyter`.
 set -f # JUPYTERLAB_ARGS, which an image or a profile may set, is split into words, and nothing more
+# Beside what the profile configures, which holds where both say something.
+export JUPYTER_CONFIG_PATH="$JUPYTER_CONFIG_PATH${JUPYTER_CONFIG_PATH:+:}$CANFAR_SYSTEM"
+
 # Jupyter's own token stays on and is the session's secret: what reaches the port past the gateway is refused.
 # The gateway has checked the visitor and the Origin, so Jupyter need not.
 # shellcheck disable=SC2086

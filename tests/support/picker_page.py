@@ -185,7 +185,7 @@ def sample_offer() -> dict[str, Any]:
         resources = {"cores": cores, "memory": memory, "gpus": nothing}
         return {
             "profile": name, "kinds": kinds, "title": title, "description": text, "refusal": "",
-            "images": images, **resources, **more,
+            "images": images, **resources, "opens": ["notebook"], **more,
         }  # fmt: skip
 
     def kind(name: str, title: str, text: str, refusal: str = "") -> dict[str, str]:
