@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from .connections import allow_many
 from .oauth import PublicUrl
 from .server import Settings, running
 
@@ -111,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     # This one warns of each subprotocol that is not chosen, and some clients put secrets there.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
+    allow_many()
     try:
         asyncio.run(_serve(_settings(options)))
     except Unusable as error:

@@ -19,7 +19,7 @@ Key = tuple[str, ...]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _PREFIX = re.compile(r"(/[!$&-.0-;=@-Z_a-z~%]+)*\Z")
-_LANDING = re.compile(r"(?!/)[!$-;=?-Z_a-z~]*\Z")
+_LANDING = re.compile(r"(?!/)[!#-;=?-Z_a-z~]*\Z")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*\Z")
 _FRAMING = frozenset(

@@ -20,6 +20,7 @@ from aiohttp import web
 from . import http, websocket
 from .api import RoutesApi
 from .auth import Authority, Caller, Decision, HubClient, HubUnreachable, TooManyAttempts
+from .connections import Listener
 from .headers import (
     Inside,
     Outside,
@@ -432,7 +433,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
 async def _listen(
     stack: contextlib.AsyncExitStack, gateway: Gateway, api: RoutesApi, settings: Settings
 ) -> None:
-    front = web.Server(
+    front = Listener(
         gateway.handle,
         handler_cancellation=True,
         access_log=None,

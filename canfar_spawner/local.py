@@ -30,6 +30,7 @@ from canfar_spawner.processes import (
     is_marked,
     kill_marked,
     last_lines,
+    shorten,
     terminate_marked,
     write_private,
 )
@@ -37,6 +38,7 @@ from canfar_spawner.readiness import answers
 from canfar_spawner.spec import Refused, SessionSpec, expand
 
 _PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TMPDIR")
+_LOG_LIMIT = 10_000_000  # bytes of what a session prints; kept is the last half
 _PROBE_INTERVAL = 0.02  # seconds; a start takes on average half of it longer than its program
 
 
@@ -151,7 +153,7 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
             own.pop("TMPDIR", None)  # the hub's own, which others may not write to
         # The administrator's variables, as upstream takes them: a callable is given the spawner.
         site = {name: v(self) if callable(v) else v for name, v in self.environment.items()}
-        with open(directory / "log", "wb") as output:
+        with open(directory / "log", "ab") as output:  # at its end, also after it was shortened
             if ids is not None:
                 os.fchown(output.fileno(), ids.uid, ids.gid)  # so that a program can open its /dev/stderr
             try:
@@ -209,6 +211,8 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
 
     async def poll(self) -> int | None:
         """None while the program runs, frozen or not; else its exit status, or 0 where nobody knows it."""
+        if self.spec is not None:
+            await asyncio.to_thread(shorten, Path(self.runtime_dir) / self.spec.id / "log", _LOG_LIMIT)
         if self.proc is not None:
             status: int | None = self.proc.poll()
             return status

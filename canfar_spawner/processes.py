@@ -2,11 +2,15 @@
 
 import logging
 import os
+import signal
+import time
 from pathlib import Path
 
 import psutil
 
 log = logging.getLogger("canfar.processes")
+
+_LOOK_AGAIN = 0.02  # seconds
 
 START_ID = "CANFAR_START_ID"
 """Variable that marks one session's processes. It outlives the hub, and no reused process id has it."""
@@ -26,14 +30,58 @@ def last_lines(path: Path, lines: int = 20, limit: int = 8192) -> str:
     return "\n".join("".join(c for c in line if c.isprintable() or c == "\t") for line in kept).rstrip()
 
 
-def kill_marked(variable: str, value: str, timeout: float) -> None:
-    """Kills every process with `variable` set to `value` in its environment; waits up to `timeout` seconds."""
-    if not value:
+def shorten(path: Path, limit: int) -> None:
+    """Cuts a log that is longer than `limit` bytes to its last half of that, while it is written at its end."""
+    try:
+        with open(path, "r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size <= limit:
+                return
+            file.seek(size - limit // 2)
+            kept = file.read(limit // 2)
+            file.truncate(0)
+    except OSError:
         return
-    found = [p for p in psutil.process_iter() if _variable(p, variable) == value]
-    for process in found:
-        _signal(process, "kill")
-    psutil.wait_procs(found, timeout=timeout)
+    with open(path, "ab") as file:
+        file.write(kept)
+
+
+def kill_marked(variable: str, value: str, timeout: float) -> None:
+    """Kills every process with `variable` set to `value` in its environment, and waits for their end.
+
+    Each is killed as soon as it is seen, since some leave their place to a child all the time. Returns after
+    two looks in a row that find none, or after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    quiet = 0
+    while value and quiet < 2:
+        quiet = 0 if _kill_seen(f"{variable}={value}".encode()) else quiet + 1
+        if time.monotonic() > deadline:
+            log.warning("Processes of %s=%s are still there.", variable, value)
+            return
+        time.sleep(_LOOK_AGAIN if quiet else 0)
+
+
+def _kill_seen(entry: bytes) -> int:
+    """Kills the processes with `entry` in their environment as they are met; their number."""
+    found = 0
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        pid = int(folder.name)
+        try:
+            handle = os.pidfd_open(pid)  # of this process, whichever gets its number later
+        except OSError:
+            continue
+        try:
+            if entry in (folder / "environ").read_bytes().split(b"\0"):
+                found += 1
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except OSError:  # gone, or another account's
+            continue
+        finally:
+            os.close(handle)
+    return found
 
 
 def terminate_marked(pid: int, variable: str, value: str, timeout: float) -> None:

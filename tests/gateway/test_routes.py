@@ -165,3 +165,10 @@ def test_dot_segments(path):
 )
 def test_no_dot_segments(path):
     assert not has_dot_segment(path)
+
+
+@pytest.mark.parametrize("landing", ["/x", "//evil.example.org", "a b", "x\n", "é", "<script>", 7])
+def test_a_landing_is_the_end_of_an_address(landing):
+    with pytest.raises(BadRoute):
+        parse_route(("user", "ada", "x1"), SESSION | {"landing": landing}, host_routing=False)
+    assert parse_route(("user", "ada", "x1"), SESSION | {"landing": "lab/tree/a%20b?x=1#y"}, host_routing=False)

@@ -45,6 +45,8 @@ def test_a_small_site_file_is_enough(tmp_path):
         (GOOD + "limits:\n  ceiling: {cores: 0, memory: 1}\n", "line 10: limits.ceiling.cores"),
         (GOOD + "kinds: [notebook, jupyter]\n", "line 9: kinds: “jupyter” is no kind"),
         (GOOD + "a: [1\n", "line 10"),
+        (GOOD + "own_kinds: [{name: carta, title: x, port: 1}]\n", "another kind of the name “carta”"),
+        (GOOD + "own_kinds:\n  - {name: ok, title: x, port: 0}\n", "line 10: own_kinds.0.port"),
         ("contact: \x00\n", "this is not YAML"),
         ("", "Field required"),
     ],

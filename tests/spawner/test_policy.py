@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from canfar_auth.identity import GroupSet, PosixGroup, PosixIds
-from canfar_site.settings import Removal
+from canfar_site.settings import OwnKind, Removal
 from canfar_spawner import policy
+from canfar_spawner.catalogue import Profile
+from canfar_spawner.kinds import kinds_of
 from canfar_spawner.policy import Usage, choose_id, offer, plan
 from canfar_spawner.request import parse_options
 from canfar_spawner.spec import Refused
@@ -226,3 +228,62 @@ def test_the_picker_names_the_groups_that_a_file_server_does_not_see(site, catal
     assert "NFS" in notice
     assert "g16" in notice
     assert "g15," not in notice
+
+
+@pytest.mark.parametrize(
+    ("asked", "landing"),
+    [
+        ("", ""),
+        ("projects/survey-x/look.ipynb", "lab/tree/projects/survey-x/look.ipynb"),
+        ("/arc/projects/look.ipynb", "lab/tree/projects/look.ipynb"),
+        ("/elsewhere/look.ipynb", "lab/tree/elsewhere/look.ipynb"),
+        ("a b/ü%?#&.ipynb", "lab/tree/a%20b/%C3%BC%25%3F%23%26.ipynb"),
+        ("$(CANFAR_SECRET)/{x}", "lab/tree/%24%28CANFAR_SECRET%29/%7Bx%7D"),
+        ("x\\..\\y", "lab/tree/x%5C..%5Cy"),
+    ],
+)
+def test_what_a_link_opens_is_escaped_into_the_address(site, catalogue, asked, landing):
+    assert decide({"profile": "open", "open": asked}, identity(USERS), site, catalogue).landing == landing
+
+
+def test_the_picker_knows_what_can_open_a_file(site, catalogue):
+    shown = offer(identity(USERS, SURVEY), site, catalogue, IDLE)
+    assert {one.profile: one.opens for one in shown.profiles} == {"open": ("notebook",), "team": ("notebook",)}
+    options = {"profile": "team", "kind": "contributed", "open": "x.fits"}
+    with pytest.raises(Refused, match="cannot open a file") as refused:
+        decide(options, identity(USERS, SURVEY), site, catalogue)
+    assert refused.value.status == 400
+
+
+def test_a_kind_that_a_site_defines_is_one_like_the_others(site, catalogue):
+    own = OwnKind(
+        name="viewer",
+        title="Viewer",
+        port=9000,
+        path="keep",
+        ready_path="up",
+        command=("viewer", "$(CANFAR_PORT)"),
+        secret={"header": "X-Word", "scheme": ""},
+        cookies=False,
+    )
+    bigger = site.model_copy(update={"own_kinds": (own,), "kinds": (*site.kinds, "viewer")})
+    entry = {
+        "profile": "cubes",
+        "title": "Cubes",
+        "description": "Shows.",
+        "kinds": ["viewer"],
+        "images": ["a/b:1"],
+    }
+    known = kinds_of(bigger)
+    both = replace(catalogue, profiles=(*catalogue.profiles, Profile.model_validate(entry, context=known)))
+    shown = offer(identity(USERS), bigger, both, IDLE)
+    assert ("viewer", "Viewer", "") in {(one.kind, one.title, one.refusal) for one in shown.kinds}
+    spec = decide({"profile": "cubes"}, identity(USERS), bigger, both)
+    assert (spec.kind, spec.port, spec.prefix, spec.ready_path) == (
+        "viewer",
+        9000,
+        "/session/viewer/abcd1234",
+        "up",
+    )
+    assert (spec.command, spec.cookies) == (("viewer", "$(CANFAR_PORT)"), False)
+    assert spec.secret.headers("word") == {"X-Word": "word"}
