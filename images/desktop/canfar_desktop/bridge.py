@@ -35,7 +35,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_VIEWERS = web.AppKey("viewers", set[web.WebSocketResponse])
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -44,6 +43,7 @@ def application(secret: str, vnc: Path, novnc: Path = NOVNC) -> web.Application:
     """The page, noVNC, and the WebSocket to the VNC server's socket `vnc`, for requests that carry `secret`."""
     if not secret:
         raise ValueError("a desktop without a secret would be open to everybody")
+    viewers: set[web.WebSocketResponse] = set()
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -56,13 +56,15 @@ def application(secret: str, vnc: Path, novnc: Path = NOVNC) -> web.Application:
         return web.FileResponse(PAGE / "index.html")
 
     async def socket(request: web.Request) -> web.StreamResponse:
-        return await _view(request, vnc)
+        return await _view(request, vnc, viewers)
+
+    async def dismiss(_: web.Application) -> None:
+        for viewer in tuple(viewers):
+            await viewer.close(code=WSCloseCode.GOING_AWAY)
 
     app = web.Application(middlewares=[check])
-    viewers: set[web.WebSocketResponse] = set()
-    app[_VIEWERS] = viewers
     app.on_response_prepare.append(_add_headers)
-    app.on_shutdown.append(_dismiss)
+    app.on_shutdown.append(dismiss)
     app.add_routes(
         [
             web.get("/", page),
@@ -78,12 +80,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
 
 
-async def _dismiss(app: web.Application) -> None:
-    for viewer in tuple(app[_VIEWERS]):
-        await viewer.close(code=WSCloseCode.GOING_AWAY)
-
-
-async def _view(request: web.Request, vnc: Path) -> web.StreamResponse:
+async def _view(request: web.Request, vnc: Path, viewers: set[web.WebSocketResponse]) -> web.StreamResponse:
     """Passes bytes between one viewer and the VNC server, until either ends."""
     try:
         reader, writer = await asyncio.open_unix_connection(str(vnc))
@@ -93,7 +90,7 @@ async def _view(request: web.Request, vnc: Path) -> web.StreamResponse:
         protocols=("binary",), max_msg_size=_LONGEST_MESSAGE, heartbeat=_HEARTBEAT, compress=False
     )
     await viewer.prepare(request)
-    request.app[_VIEWERS].add(viewer)
+    viewers.add(viewer)
     downwards = asyncio.create_task(_to_viewer(reader, viewer))
     try:
         async for message in viewer:
@@ -104,7 +101,7 @@ async def _view(request: web.Request, vnc: Path) -> web.StreamResponse:
     except ConnectionError:
         pass  # the VNC server ended
     finally:
-        request.app[_VIEWERS].discard(viewer)
+        viewers.discard(viewer)
         downwards.cancel()
         writer.close()
         await viewer.close()
