@@ -125,6 +125,10 @@ _KINDS = (
         description="A Linux desktop in the browser, with the software that your groups may use.",
         port=6901,
         path="strip",
+        command=_start("desktop.sh"),
+        files=("desktop.sh",),
+        secret=Secret(header="X-Canfar-Secret", scheme=""),
+        cookies=False,
     ),
     Kind(
         name="vscode",

@@ -39,6 +39,7 @@ from canfar_spawner.spec import Refused, SessionSpec, expand
 
 _PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TMPDIR")
 _LOG_LIMIT = 10_000_000  # bytes of what a session prints; kept is the last half
+_DISPLAY_OFFSET = 2000  # X displays are free where ports are, and their number plus 6000 has to be a port's
 _PROBE_INTERVAL = 0.02  # seconds; a start takes on average half of it longer than its program
 
 
@@ -176,6 +177,7 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         return {
             "CANFAR_IP": self.ip,
             "CANFAR_PORT": str(self.port),
+            "CANFAR_DISPLAY": f":{self.port - _DISPLAY_OFFSET}",
             "CANFAR_SECRET": self.secret,
             "CANFAR_SECRET_FILE": str(directory / "secret"),
             "CANFAR_SYSTEM": str(STARTS),

@@ -126,6 +126,7 @@ def _variables(spec: SessionSpec, settings: Credentials) -> dict[str, str]:
         "LOGNAME": spec.owner,
         "CANFAR_IP": "0.0.0.0",  # noqa: S104 - in a pod of its own
         "CANFAR_PORT": str(spec.port),
+        "CANFAR_DISPLAY": ":1",
         "CANFAR_SECRET_FILE": f"{_SECRET_FOLDER}/{SECRET}",
         "CANFAR_SYSTEM": _SYSTEM,
         **credentials.environment(CREDENTIALS, settings),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.support.browser import ARGUMENTS, CHROMIUM, sign_in
+from tests.support.browser import ARGUMENTS, CHROMIUM, launch, sign_in
 from tests.support.stack import Stack, until
 
 pytestmark = [
@@ -33,13 +33,6 @@ def page(browser: Browser) -> Iterator[Page]:
     page.set_default_timeout(SLOW)
     yield page
     context.close()
-
-
-def launch(page: Page, kind: str, image: str) -> None:
-    page.locator(".picker-launch").wait_for()
-    page.locator("#picker-kinds").get_by_role("radio", name=kind, exact=True).check(force=True)
-    page.locator("#picker-profiles").get_by_role("radio", name=image, exact=True).check(force=True)
-    page.get_by_role("button", name="Launch").click()
 
 
 @pytest.fixture

@@ -16,3 +16,11 @@ def sign_in(page: Page, url: str, name: str) -> None:
     page.get_by_label("Account name").fill(name)
     page.get_by_label("Password").fill(name)
     page.get_by_role("button", name="Sign in", exact=True).click()
+
+
+def launch(page: Page, kind: str, image: str) -> None:
+    """Picks a kind and an image on the page for a new session, and starts it."""
+    page.locator(".picker-launch").wait_for()
+    page.locator("#picker-kinds").get_by_role("radio", name=kind, exact=True).check(force=True)
+    page.locator("#picker-profiles").get_by_role("radio", name=image, exact=True).check(force=True)
+    page.get_by_role("button", name="Launch").click()

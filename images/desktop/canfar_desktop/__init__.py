@@ -1,0 +1,1 @@
+"""What a desktop session has beside Xvnc and Xfce: its page, and its software menu."""
