@@ -52,6 +52,8 @@ class Route:
     """Host of the route in host routing, else empty."""
     address: str
     """Public path of a session without trailing slash; empty for the hub and services."""
+    first_page: str = ""
+    """Path below the address of the page that people come to first, without a slash before it."""
 
     @property
     def path(self) -> str:
@@ -109,6 +111,9 @@ def parse_route(key: Key, data: object, *, host_routing: bool) -> Route:
     prefix = _text(data, "prefix") if kind or "prefix" in data else address
     if not _PREFIX.match(prefix):
         raise BadRoute("'prefix' must be empty, or a path that begins with a slash and does not end with one.")
+    first_page = _text(data, "first_page")
+    if first_page and not _PREFIX.match("/" + first_page.removesuffix("/")):
+        raise BadRoute("'first_page' must be empty, or a path that does not begin with a slash.")
     return Route(
         key=(host, *below) if host else below,
         target=_target(data["target"]),
@@ -121,6 +126,7 @@ def parse_route(key: Key, data: object, *, host_routing: bool) -> Route:
         data=MappingProxyType(dict(data)),
         host=host,
         address=address,
+        first_page=first_page,
     )
 
 

@@ -282,6 +282,8 @@ class Gateway:
         own = route.has_own_address and self._routes.holds_address(route)
         if own and ((visit.page and not match.at_address) or (reading and match.at_address and not tail)):
             return redirect(route.address + (tail or "/") + visit.query)
+        if own and visit.page and tail == "/" and route.first_page:
+            return redirect(f"{route.address}/{route.first_page}{visit.query}")
         inside = Inside(route.address, route.prefix, route.origin, caller.name, route.headers)
         path = (route.prefix + tail or "/") + visit.query
         return await self._forward(visit, route, path, inside=inside, credential=found)

@@ -129,6 +129,8 @@ def test_file_keeps_everything(tmp_path):
         SESSION | {"prefix": "/session/"},
         SESSION | {"prefix": "/a?b"},
         SESSION | {"prefix": "/a\r\nb"},
+        SESSION | {"first_page": "/evil.example/"},
+        SESSION | {"first_page": "a?b"},
         SESSION | {"headers": []},
         SESSION | {"headers": {"X": 1}},
         SESSION | {"headers": {"X": "a\r\nb"}},
