@@ -24,6 +24,7 @@ test: .venv/test.ready ## run the core tests, under 10 minutes
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not slow and not cluster"
 
 test-all: .venv/test.ready ## run the slow tests too
+	@requirements/programs all
 	@requirements/system --optional chromium fonts-dejavu-core postgresql
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not cluster"
 

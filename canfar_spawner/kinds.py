@@ -50,6 +50,8 @@ class Kind:
     """Whether the program knows the path that it is served under, or must be given paths without it."""
     ready_path: str = ""
     """Path below the prefix that answers, with any status below 500, once the program can be used."""
+    first_page: str = ""
+    """Path below the session's address of the page that people come to first."""
     command: tuple[str, ...] = ()
     """What to run; empty for the image's own."""
     files: tuple[str, ...] = ()
@@ -112,13 +114,25 @@ _KINDS = (
         description="A code editor with terminal and extensions, in your home.",
         port=5000,
         path="strip",
+        ready_path="healthz",
+        command=_start("vscode.sh"),
+        files=("vscode.sh",),
+        environment={**_THREADS, "HASHED_PASSWORD": "$(CANFAR_SECRET)"},
+        secret=Secret(header="Cookie", scheme="code-server-session="),
     ),
     Kind(
         name="firefly",
         title="Firefly",
         description="Catalogues, images and tables from archives.",
         port=8080,
-        environment=_THREADS,
+        ready_path="firefly/",
+        first_page="firefly/",
+        environment={
+            **_THREADS,
+            "baseURL": "$(CANFAR_PREFIX)/",
+            "DEBUG": "FALSE",
+            "XDG_CACHE_HOME": "$(HOME)/.cache",
+        },
     ),
     Kind(
         name="contributed",

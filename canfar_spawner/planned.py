@@ -319,6 +319,7 @@ class PlannedSpawner(Spawner):
             "headers": headers,
             "cookies": spec.cookies,
             "compress": spec.compress,
+            "first_page": spec.first_page,
         }
 
     # The form

@@ -124,6 +124,7 @@ def plan(
         files=kind.files,
         cookies=kind.cookies,
         compress=kind.compress,
+        first_page=kind.first_page,
         groups=_held(profile, identity, site),
         ids=_ids(identity),
         variables=_variables(identity.username, session_id, prefix, home, site, cores),

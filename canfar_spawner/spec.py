@@ -94,6 +94,8 @@ class SessionSpec:
     """Whether its program is sent the cookies that it has set."""
     compress: bool = False
     """Whether the gateway compresses and keeps its program's static files."""
+    first_page: str = ""
+    """Path below its address of the page that people come to first."""
 
     @property
     def address(self) -> str:
