@@ -104,9 +104,11 @@ def cookie_pairs(header: str) -> list[tuple[str, str]]:
     ]
 
 
-def program_cookies(header: str) -> str:
-    """A Cookie header without what belongs to the hub and the gateway."""
-    return "; ".join(f"{name}={value}" for name, value in cookie_pairs(header) if not is_our_cookie(name))
+def program_cookies(header: str, added: str = "") -> str:
+    """A Cookie header without what belongs to the hub and the gateway, and without the names in `added`."""
+    names = {name for name, _ in cookie_pairs(added)}
+    kept = [(n, v) for n, v in cookie_pairs(header) if not is_our_cookie(n) and n.strip() not in names]
+    return "; ".join(f"{name}={value}" for name, value in kept)
 
 
 def _is_refused(name: str) -> bool:
@@ -116,11 +118,13 @@ def _is_refused(name: str) -> bool:
 def upstream_headers(sent: Headers, outside: Outside, inside: Inside | None) -> CIMultiDict[str]:
     """The headers for the program; with `inside` None those for the hub or a service.
 
-    CGI and WSGI programs cannot tell `X_User` from `X-User`, so both spellings are refused alike.
+    CGI and WSGI programs cannot tell `X_User` from `X-User`, so both spellings are refused alike. A Cookie
+    header that is added stands before the program's own cookies, in one header (RFC 6265 section 5.4).
     """
     received = CIMultiDict(sent)
     dropped = _hop_by_hop(received)
-    replaced = {name.lower().replace("_", "-") for name in inside.headers} if inside else set()
+    added = CIMultiDict(inside.headers if inside else {})
+    replaced = {name.lower().replace("_", "-") for name in added} - {"cookie"}
     passed: CIMultiDict[str] = CIMultiDict()
     for name, value in received.items():
         plain = name.lower().replace("_", "-")
@@ -130,7 +134,7 @@ def upstream_headers(sent: Headers, outside: Outside, inside: Inside | None) -> 
             if _is_refused(plain) or plain in replaced:
                 continue
             if plain == "cookie":
-                value = program_cookies(value)
+                value = program_cookies(value, added.get("Cookie", ""))
                 if not value:
                     continue
         passed.add(name, repaired(value))
@@ -141,8 +145,9 @@ def upstream_headers(sent: Headers, outside: Outside, inside: Inside | None) -> 
     if inside is not None:
         passed["X-Forwarded-Prefix"] = inside.address
         passed["X-Forwarded-User"] = inside.user.encode("ascii", "backslashreplace").decode()
-        for name, value in inside.headers.items():
-            passed[name] = value
+        if "Cookie" in added:
+            added["Cookie"] = "; ".join([added["Cookie"], *passed.getall("Cookie", ())])
+        passed.update(added)
     return passed
 
 

@@ -46,7 +46,7 @@ class Route:
     prefix: str
     """The path under which the program believes to live; empty when it knows none."""
     landing: str
-    """What follows the session's address when the hub sends somebody there; may be empty."""
+    """What of the session a person is led to who comes to its address itself; may be empty."""
     headers: Mapping[str, str] = field(repr=False)
     """Added to every request to the program. Holds the session's secret."""
     data: Mapping[str, Any] = field(repr=False)
@@ -65,6 +65,12 @@ class Route:
     def has_own_address(self) -> bool:
         """Whether the session is at `/session/<kind>/<id>/` instead of the hub's `/user/...`."""
         return bool(self.kind)
+
+    def landing_for(self, query: str) -> str:
+        """Where a page of the address itself is, for a query as sent; empty if the program shall answer it."""
+        if not self.landing or (query and "?" in self.landing):
+            return ""
+        return f"{self.address}/{self.landing}{query}"
 
     @property
     def origin(self) -> str:

@@ -273,24 +273,20 @@ class Gateway:
 
     def _unknown(self, visit: Visit, match: Match) -> web.Response:
         if visit.page:
-            return self._sign_in.start(match.route.host, self._page_address(visit, match))
+            route = match.route
+            own = route.has_own_address and self._routes.holds_address(route)
+            path = route.address + (match.tail or "/") if own else visit.path
+            return self._sign_in.start(route.host, path + visit.query)
         return self._refuse(visit, 403, "Not signed in", "Sign in, or send an API token that is valid.")
-
-    def _page_address(self, visit: Visit, match: Match) -> str:
-        """Where a page is: at the session's own address, and for who comes from the hub, at its landing."""
-        route, tail = match.route, match.tail
-        if not (route.has_own_address and self._routes.holds_address(route)):
-            return visit.path + visit.query
-        if match.at_address or tail not in ("", "/") or visit.query:
-            return route.address + (tail or "/") + visit.query
-        return f"{route.address}/{route.landing}"
 
     async def _enter(self, visit: Visit, match: Match, found: Credential, caller: Caller) -> web.StreamResponse:
         route, tail = match.route, match.tail
         reading = visit.request.method in ("GET", "HEAD") and not visit.websocket
         own = route.has_own_address and self._routes.holds_address(route)
         if own and ((visit.page and not match.at_address) or (reading and match.at_address and not tail)):
-            return redirect(self._page_address(visit, match))
+            return redirect(route.address + (tail or "/") + visit.query)
+        if own and visit.page and tail == "/" and (landing := route.landing_for(visit.query)):
+            return redirect(landing)
         inside = Inside(route.address, route.prefix, route.origin, caller.name, route.headers)
         path = (route.prefix + tail or "/") + visit.query
         return await self._forward(visit, route, path, inside=inside, credential=found)

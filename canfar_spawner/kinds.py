@@ -63,6 +63,8 @@ class Kind:
     """Whether the program knows the path that it is served under, or must be given paths without it."""
     ready_path: str = ""
     """Path below the prefix that answers, with any status below 500, once the program can be used."""
+    landing: str = ""
+    """What of it a person is led to who comes to its address itself; empty for the program's own start."""
     command: tuple[str, ...] = ()
     """What to run; empty for the image's own."""
     files: tuple[str, ...] = ()
@@ -136,13 +138,27 @@ _KINDS = (
         description="A code editor with terminal and extensions, in your home.",
         port=5000,
         path="strip",
+        ready_path="healthz",
+        command=_start("vscode.sh"),
+        files=("vscode.sh",),
+        environment={**_THREADS, "HASHED_PASSWORD": "$(CANFAR_SECRET)"},
+        secret=Secret(header="Cookie", scheme="code-server-session="),
+        opens="?folder=$(SKAHA_TOP_LEVEL_DIR)/$(CANFAR_OPEN)",
+        activity=Activity(("healthz",), "lastHeartbeat"),
     ),
     Kind(
         name="firefly",
         title="Firefly",
         description="Catalogues, images and tables from archives.",
         port=8080,
-        environment=_THREADS,
+        ready_path="firefly/",
+        landing="firefly/",
+        environment={
+            **_THREADS,
+            "baseURL": "$(CANFAR_PREFIX)/",
+            "DEBUG": "FALSE",
+            "XDG_CACHE_HOME": "$(HOME)/.cache",
+        },
     ),
     Kind(
         name="contributed",

@@ -127,7 +127,7 @@ def plan(
         secret=_secret(profile, kind),
         command=kind.command,
         program=profile.program.command_for(kind) if profile.program else (),
-        landing=_landing(request.open, opens, site),
+        landing=_landing(request.open, opens, site) or kind.landing,
         activity=kind.activity,
         files=kind.files,
         cookies=kind.cookies,

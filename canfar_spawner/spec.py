@@ -89,7 +89,7 @@ class SessionSpec:
     """What it sees of the shared volume; none where the whole file system is the machine's own."""
     placement: Placement = Placement()
     landing: str = ""
-    """What follows its address when it is opened first; empty for the program's own start."""
+    """What of it a person is led to who comes to its address itself; empty for the program's own start."""
     activity: Activity | None = None
     """Where its program says when it was last used."""
     files: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.support.browser import CHROMIUM  # noqa: E402
-from tests.support.stack import Stack, running  # noqa: E402
+from tests.support.stack import Stack, running, until  # noqa: E402
 
 expect.set_options(timeout=90_000)
 IMAGES = ROOT / "docs" / "images"
@@ -88,9 +88,38 @@ def _astronomer(browser: Browser, stack: Stack) -> None:
     editor.press("Control+Enter")
     expect(page.locator(".output, .output-area").filter(has_text="42").first).to_be_visible()
     _take_now(page, "marimo")
+    _editor(page, stack)
     page.goto(f"{stack.url}/hub/home")
     page.get_by_text("Running").first.wait_for()
     _take(page, "home")
+
+
+def _editor(page: Page, stack: Stack) -> None:
+    home = stack.data / "arc/home/astronomer"
+    (home / "distance.py").write_text(
+        "from astropy.coordinates import SkyCoord\n\n"
+        'm13 = SkyCoord("16h41m41.6s", "+36d27m41s")\n'
+        'm92 = SkyCoord("17h17m07.4s", "+43d08m09s")\n'
+        "print(m13.separation(m92))\n"
+    )
+    page.goto(f"{stack.url}/hub/spawn")
+    page.locator(".picker-launch").wait_for()
+    _launch(page, "VS Code", "VS Code", "Scripts")
+    page.wait_for_url(re.compile(r"/session/vscode/[a-z0-9]{8}/"))
+    page.locator(".explorer-folders-view").get_by_text("distance.py").dblclick()
+    page.locator(".editor-instance .view-line").first.wait_for()
+    page.keyboard.press("F1")
+    page.locator(".quick-input-widget input").fill(">Terminal: Create New Terminal")
+    page.locator(".quick-input-list .monaco-list-row").first.click()
+    page.locator(".xterm-helper-textarea").first.wait_for(state="attached")
+    page.locator(".xterm-screen").first.click()
+    page.keyboard.type("python distance.py | tee answer.txt\n")
+    until(lambda: "d" in _text(home / "answer.txt"), "the answer")
+    _take_now(page, "vscode")
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def _take_now(page: Page, name: str) -> None:

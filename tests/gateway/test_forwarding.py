@@ -96,6 +96,34 @@ async def test_pages_are_sent_from_the_hubs_address_to_the_sessions(site):
     assert site.echo.log == []
 
 
+async def test_people_come_to_a_programs_landing(site):
+    address = await site.session("abcd1234", landing="firefly/")
+    cookie = await site.sign_in(f"{address}/", "ada-token")
+    async with site.request("GET", f"{address}/?a=b", headers=PAGE | {"Cookie": cookie}) as response:
+        assert (response.status, response.headers["Location"]) == (302, f"{address}/firefly/?a=b")
+    assert site.echo.log == []
+    # What is no page, or is further down, is the program's own.
+    assert (await site.seen(f"{address}/", token="ada-token"))["path"] == f"{address}/"
+    below = await site.seen(f"{address}/firefly/", headers=PAGE | {"Cookie": cookie})
+    assert below["path"] == f"{address}/firefly/"
+
+
+async def test_a_programs_cookies_stand_beside_the_one_that_is_its_secret(site):
+    address = await site.session("abcd1234", headers={"Cookie": "key=s3cret"})
+    sent = {"Cookie": "key=forged; own=5; canfar-gateway=3"}
+    assert (await site.seen(f"{address}/x", token="ada-token", headers=sent))["headers"]["cookie"] == (
+        "key=s3cret; own=5"
+    )
+    socket = await site.http.ws_connect(
+        f"http://127.0.0.1:{site.port}{address}/ws",
+        headers={"Authorization": "token ada-token", "Host": site.host, "Cookie": "own=5"},
+    )
+    async with socket:
+        await socket.send_str("request")
+        headers = dict((await socket.receive_json())["headers"])
+        assert headers["Cookie"] == "key=s3cret; own=5"
+
+
 @pytest.mark.parametrize("prefix", ["/session/notebook/abcd1234", ""])
 async def test_redirects_and_cookies_stay_inside(site, prefix):
     address = await site.session("abcd1234", prefix=prefix)

@@ -130,6 +130,13 @@ def test_connection_cannot_remove_what_the_gateway_adds():
     assert (headers["X-Secret"], headers["X-Forwarded-User"]) == ("s", "ada")
 
 
+def test_an_added_cookie_joins_the_programs_own_and_nobody_else_can_set_it():
+    inside = Inside(ADDRESS, ADDRESS, "http://h", "ada", {"cookie": "key=secret"})
+    sent = [("Cookie", "key=forged; a=1; canfar-gateway=2"), ("Cookie", "key =again"), ("Cookie", "b=2")]
+    assert upstream_headers(sent, OUTSIDE, inside).getall("Cookie") == ["key=secret; a=1; b=2"]
+    assert upstream_headers([], OUTSIDE, inside).getall("Cookie") == ["key=secret"]
+
+
 def test_several_headers_of_one_name_stay_several():
     headers = upstream_headers(
         [("Accept", "a"), ("Accept", "b"), ("Cookie", "a=1"), ("Cookie", "b=2")], OUTSIDE, KEPT

@@ -70,7 +70,7 @@ def test_the_hub_leads_to_what_was_asked_for_first_and_keeps_other_addresses(own
     assert landed.endswith("/lab/tree/projects/survey-x/look%20at%20100%25.ipynb")
     root = landed.partition("/lab/")[0]
     assert str(get(owner, "lab/tree/home").url) == f"{root}/lab/tree/home"
-    assert str(owner.browser.get(f"{root}/").url) == f"{root}/lab"
+    assert str(owner.browser.get(f"{root}/").url) == landed
 
 
 @pytest.mark.parametrize("path", ["../outside", "a//b", "a/./b", "a/", "/", "line\nbreak", "x" * 1025, 7])

@@ -20,3 +20,11 @@ def test_the_launch_contract_of_canfars_images():
     }
     stripped = {name for name, kind in KINDS.items() if kind.path == "strip"}
     assert stripped == {"desktop", "vscode", "contributed"}
+
+
+def test_firefly_is_told_its_path_and_opened_below_it():
+    kind = KINDS["firefly"]
+    assert kind.environment["baseURL"] == "$(CANFAR_PREFIX)/"
+    assert kind.environment["DEBUG"] == "FALSE"
+    assert kind.landing == "firefly/"
+    assert kind.command == ()
