@@ -25,7 +25,7 @@ from pathlib import Path
 import canfar_portal
 from canfar_hub import admin_token
 from canfar_site.settings import load_site_or_exit
-from canfar_spawner import handlers
+from canfar_spawner import collector, handlers
 from canfar_spawner.credential_folders import FolderStore
 from canfar_spawner.upkeep import Upkeep
 
@@ -90,6 +90,9 @@ c.JupyterHub.template_paths = [str(canfar_portal.TEMPLATES)]
 c.JupyterHub.template_vars = {"site_name": site.name, "site_contact": site.contact, "sharing": site.sharing}
 c.JupyterHub.redirect_to_server = False
 c.JupyterHub.default_url = handlers.landing_page
+
+# What it takes of the machine.
+collector.spare_the_loop()
 
 # What the hub keeps.
 c.JupyterHub.db_url = environ["CANFAR_DATABASE_URL"]

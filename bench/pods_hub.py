@@ -26,7 +26,7 @@ from traitlets.config import Config
 import canfar_portal
 from canfar_auth.identity import STATE_KEY, PosixIds
 from canfar_site.settings import load_site
-from canfar_spawner import handlers
+from canfar_spawner import collector, handlers
 from canfar_spawner.cluster.api import Api, connected
 from canfar_spawner.cluster.session_secrets import SessionSecrets
 from canfar_spawner.upkeep import Upkeep
@@ -178,6 +178,7 @@ def _config(kind: str, folder: Path, port: int, cluster: str) -> Config:
 
 def _configure_ours(config: Config, folder: Path, cluster: str) -> None:
     """As `jupyterhub_config.py` has it, but that nobody's groups are read again."""
+    collector.spare_the_loop()
     site_file = _site_file(folder)
     store = SessionSecrets(Api(lambda: connected(host=cluster, ssl_ca_cert="", verify_ssl=True)), NAMESPACE)
     config.JupyterHub.update(authenticator_class="canfar", spawner_class="canfar")

@@ -18,7 +18,8 @@ from jupyterhub import orm
 
 from canfar_auth import binding
 from canfar_auth.identity import STATE_KEY, GroupSet, Identity
-from canfar_spawner.upkeep import each, spare_the_loop
+from canfar_spawner import collector
+from canfar_spawner.upkeep import each
 from tests.support.oidc_hub import USERS, Hub, hub_config, start_hub, stop_hub
 from tests.support.ports import free_port
 
@@ -44,7 +45,7 @@ def measure() -> dict[str, Any]:
 
 async def _measure(issuer: str, folder: Path) -> dict[str, Any]:
     hub = await _hub(issuer, folder)
-    spare_the_loop()  # as at the hub's start
+    collector.settle()  # as at the hub's start
     hub.app.log.setLevel("WARNING")
     users = await _people(hub, issuer)
     tokens = [user.new_api_token() for user in users[: REQUESTS // 10]]

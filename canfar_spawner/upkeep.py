@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from jupyterhub import orm
+from sqlalchemy.orm import Session, selectinload
 
 from canfar_auth.delegation import Certificate, CredClient
 from canfar_auth.outbound import Outbound, Unavailable
 from canfar_auth.refresh import Token
 from canfar_auth.refusal import ProviderUnavailable, SignInRefused
 from canfar_site.settings import Site
+from canfar_spawner import collector
 from canfar_spawner.credentials import CredentialStore, Renewer, Running, SignInNeeded, Status
 from canfar_spawner.planned import UPKEEP, PlannedSpawner
 from canfar_spawner.spec import Refused
@@ -40,10 +41,11 @@ class Upkeep:
         self._site, self.store = site, store
         self._adopting, self._adopted = asyncio.Lock(), False
         self._task: asyncio.Task[None] | None = None
+        self._held: list[orm.User] = []
 
     def start(self, app: Any) -> None:
         """Begin rounds in this hub; they end with its event loop, or with `stop`."""
-        self._app = app
+        self._app, self._held = app, owners(app.db)
         app.tornado_settings[UPKEEP] = self  # where sessions find their credentials
         self._delegation = Delegation(app, self._site)
         self._renewer = Renewer(self._site.credentials, self._delegation, self.store)
@@ -55,13 +57,15 @@ class Upkeep:
             self._task.cancel()
 
     async def _rounds(self) -> None:
-        spare_the_loop()
+        collector.settle()
         while True:
             await asyncio.sleep(self._site.groups.round_seconds)
+            self._held = []
             try:
                 await self.round()
             except Exception:  # one round that fails must not be the last
                 log.exception("A round over the running sessions failed; the next one follows.")
+            collector.rest(busy=any(spawner.pending for spawner in self._every()))
 
     async def round(self) -> None:
         """Reads again what is due, and ends the sessions whose time has come."""
@@ -121,10 +125,15 @@ class Upkeep:
             await spawner.user.stop(spawner.name)
 
 
-def spare_the_loop() -> None:
-    """Spare Python's collector what the hub has loaded: full runs would stop the loop for 0.1 s and more."""
-    gc.collect()
-    gc.freeze()
+def owners(db: Session) -> list[orm.User]:
+    """The users with running sessions, read at once.
+
+    The hub holds them too loosely as it takes its sessions back: it reads each again, with five queries. While
+    somebody holds them, it does not.
+    """
+    running = orm.User._orm_spawners.any(orm.Spawner.server != None)  # noqa: E711
+    found = db.query(orm.User).filter(running).options(selectinload(orm.User._orm_spawners))
+    return list(found)
 
 
 class Delegation:
