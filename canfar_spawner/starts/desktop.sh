@@ -27,7 +27,9 @@ finish() {
 trap finish EXIT
 trap 'exit 143' TERM INT HUP
 
-derived() { printf '%s:%s' "$1" "$CANFAR_SECRET" | sha256sum | cut -d ' ' -f 1; }
+secret=$(cat "$CANFAR_SECRET_FILE") || exit 1
+unset CANFAR_SECRET # the desktop's programs need it no more than embedded mode gives it to them
+derived() { printf '%s:%s' "$1" "$secret" | sha256sum | cut -d ' ' -f 1; }
 export DISPLAY="$CANFAR_DISPLAY" XDG_RUNTIME_DIR="$run" XAUTHORITY="$run/x" ICEAUTHORITY="$run/ice"
 CANFAR_APPS_TOKEN=$(derived apps)
 export CANFAR_APPS_TOKEN

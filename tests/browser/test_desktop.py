@@ -37,7 +37,7 @@ profiles:
     description: A desktop for tests.
     kinds: [desktop]
     images: ["example.org/desktop:1"]
-    environment: {CANFAR_APPS_URL: URL}
+    environment: {CANFAR_APPS_URL: "ADDRESS"}
     program: {needs: canfar-desktop-bridge, install: none}
 """
 
@@ -53,7 +53,7 @@ def api() -> Iterator[AppsApi]:
 def hub(tmp_path_factory: pytest.TempPathFactory, api: AppsApi) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("desktops")
     (folder / "catalogue").mkdir()
-    (folder / "catalogue/desktop.yaml").write_text(ENTRY.replace("URL", api.url))
+    (folder / "catalogue/desktop.yaml").write_text(ENTRY.replace("ADDRESS", api.url))
     more = ("--catalogue", str(folder / "catalogue"), "--kinds", "desktop")
     with running(folder / "data", *more) as found:
         yield found
@@ -189,14 +189,15 @@ def test_the_browsers_own_clipboard_is_shared_where_it_may_be(desk: Desk) -> Non
 
 
 def test_no_secret_is_on_a_command_line(desk: Desk) -> None:
-    own = self_environment(desk)
+    own = desk.server.environ()
+    secret = Path(own["CANFAR_SECRET_FILE"]).read_text()
     lines = "\0".join("\0".join(_arguments(process)) for process in psutil.process_iter())
-    assert own["CANFAR_SECRET"] not in lines
+    assert secret not in lines
     cookie = desk.run("xauth", "list").split()[-1]
     assert re.fullmatch("[0-9a-f]{32}", cookie)
     assert cookie not in lines
-    (session,) = desk.processes("xfce4-session")
-    assert "CANFAR_SECRET" not in session.environ()
+    session = until(lambda: next(desk.processes("xfce4-session"), None), "Xfce")
+    assert secret not in session.environ().values()
     # Nobody without the cookie sees the screen.
     denied = subprocess.run(
         ["xrandr", "-display", own["CANFAR_DISPLAY"]],
@@ -205,10 +206,6 @@ def test_no_secret_is_on_a_command_line(desk: Desk) -> None:
         text=True,
     )
     assert denied.returncode != 0
-
-
-def self_environment(desk: Desk) -> dict[str, str]:
-    return desk.server.environ()
 
 
 def _arguments(process: psutil.Process) -> list[str]:

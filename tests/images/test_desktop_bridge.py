@@ -134,11 +134,12 @@ def bridge(folder: Path, novnc: Path, *command: str) -> Iterator["subprocess.Pop
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT / "images/desktop"),
-        "CANFAR_SECRET": SECRET,
+        "CANFAR_SECRET_FILE": str(folder / "secret"),
         "CANFAR_IP": "127.0.0.1",
         "CANFAR_PORT": str(free_ports(1)),
         "XDG_RUNTIME_DIR": str(folder),
     }
+    (folder / "secret").write_text(SECRET)
     arguments = [sys.executable, "-c", program, str(novnc), str(folder / "vnc"), *command]
     process = subprocess.Popen(arguments, env=environment)
     try:
@@ -164,9 +165,9 @@ def test_it_ends_the_session_when_told_to(tmp_path: Path, novnc: Path) -> None:
         assert ended.exists()
 
 
-def test_programs_of_the_desktop_are_not_given_the_secret(tmp_path: Path, novnc: Path) -> None:
+def test_the_session_finds_its_menu(tmp_path: Path, novnc: Path) -> None:
     with bridge(tmp_path, novnc, "sh", "-c", f"env >{tmp_path}/environment") as process:
         assert process.wait(60) == 0
     environment = (tmp_path / "environment").read_text()
-    assert SECRET not in environment
     assert f"XDG_CONFIG_DIRS={tmp_path}/software/config:" in environment
+    assert SECRET not in environment

@@ -143,8 +143,8 @@ def main() -> int:
     """`canfar-desktop-bridge SOCKET COMMAND...`: shows the desktop behind SOCKET while COMMAND runs."""
     if len(sys.argv) < 3:
         sys.exit("Usage: canfar-desktop-bridge SOCKET COMMAND...")
-    # Programs of the desktop do not need it, so they do not get it.
-    app = application(os.environ.pop("CANFAR_SECRET", ""), Path(sys.argv[1]))
+    secret = Path(os.environ["CANFAR_SECRET_FILE"]).read_text().strip()
+    app = application(secret, Path(sys.argv[1]))
     host, port = os.environ["CANFAR_IP"], int(os.environ["CANFAR_PORT"])
     return asyncio.run(serve(app, host, port, sys.argv[2:]))
 
