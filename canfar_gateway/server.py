@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlencode
 import aiohttp
 from aiohttp import web
 
-from . import http, websocket
+from . import files, http, websocket
 from .api import RoutesApi
 from .auth import Authority, Caller, Decision, HubClient, HubUnreachable, TooManyAttempts
 from .headers import (
@@ -136,6 +136,7 @@ class Gateway:
         self._public, self._error_target = settings.public, settings.error_target.rstrip("/")
         self._routes, self._authority, self._sign_in, self._clients = routes, authority, sign_in, clients
         self.sockets = websocket.OpenSockets()
+        self._compressed = files.Compressed()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; a message that is not well-formed ends its connection."""
@@ -282,7 +283,9 @@ class Gateway:
         own = route.has_own_address and self._routes.holds_address(route)
         if own and ((visit.page and not match.at_address) or (reading and match.at_address and not tail)):
             return redirect(route.address + (tail or "/") + visit.query)
-        inside = Inside(route.address, route.prefix, route.origin, caller.name, route.headers)
+        inside = Inside(
+            route.address, route.prefix, route.origin, caller.name, route.headers, cookies=route.cookies
+        )
         path = (route.prefix + tail or "/") + visit.query
         return await self._forward(visit, route, path, inside=inside, credential=found)
 
@@ -317,6 +320,7 @@ class Gateway:
                 response_headers=lambda received: downstream_headers(received.items(), visit.outside, inside),
                 answered=answered,
                 moved=lambda: self._routes.touch(route, time.time()),
+                compressed=self._compressed if route.compress else None,
             )
         except http.UpstreamUnreachable:
             if inside is None:
