@@ -30,6 +30,20 @@ _OWN_THE_ORIGIN = frozenset(
         "service-worker-allowed", "strict-transport-security",
     }
 )  # fmt: skip
+# For programs that are sent no cookies. CARTA's server never answers a head of more than 48 headers, and may
+# refuse one of more than 4096 bytes; the connection itself and the request line need some of both.
+_SMALL_COUNT = 40
+_SMALL_BYTES = 3072
+_FRAMES = frozenset({"content-length", "content-type", "host", "origin"})
+_MEANS_SOMETHING = frozenset(
+    {
+        "accept", "accept-encoding", "accept-language", "cache-control", "content-encoding", "if-match",
+        "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "pragma", "range",
+        "user-agent", "x-forwarded-for", "x-forwarded-host", "x-forwarded-prefix", "x-forwarded-proto",
+        "x-forwarded-user",
+    }
+)  # fmt: skip
+_ONLY_TELLS = ("dnt", "priority", "referer", "sec-ch-", "sec-fetch-", "upgrade-insecure-requests", "via")
 _OUR_COOKIES = ("jupyterhub-", "canfar-")
 
 
@@ -64,6 +78,8 @@ class Inside:
     """Name of the caller."""
     headers: Mapping[str, str]
     """Added to each request in place of the caller's."""
+    cookies: bool = True
+    """Whether it is sent cookies, and heads of any size."""
 
 
 def repaired(value: str) -> str:
@@ -134,7 +150,7 @@ def upstream_headers(sent: Headers, outside: Outside, inside: Inside | None) -> 
             if _is_refused(plain) or plain in replaced:
                 continue
             if plain == "cookie":
-                value = program_cookies(value, added.get("Cookie", ""))
+                value = program_cookies(value, added.get("Cookie", "")) if inside.cookies else ""
                 if not value:
                     continue
         passed.add(name, repaired(value))
@@ -148,7 +164,32 @@ def upstream_headers(sent: Headers, outside: Outside, inside: Inside | None) -> 
         if "Cookie" in added:
             added["Cookie"] = "; ".join([added["Cookie"], *passed.getall("Cookie", ())])
         passed.update(added)
+        if not inside.cookies:
+            return small_head(passed, inside.headers)
     return passed
+
+
+def small_head(headers: CIMultiDict[str], secrets: Iterable[str]) -> CIMultiDict[str]:
+    """As many of the headers as a server with little room reads, the most important ones first.
+
+    `secrets` are names of headers that the program must get.
+    """
+    always = {name.lower() for name in secrets}
+
+    def rank(name: str) -> int:
+        plain = name.lower()
+        if plain in always or plain in _FRAMES:
+            return 0
+        return 1 if plain in _MEANS_SOMETHING else 2 if not plain.startswith(_ONLY_TELLS) else 3
+
+    kept: CIMultiDict[str] = CIMultiDict()
+    size = 0
+    for name, value in sorted(headers.items(), key=lambda header: rank(header[0])):
+        longer = size + len(name) + len(value.encode("utf-8", "surrogateescape")) + 4
+        if rank(name) == 0 or (len(kept) < _SMALL_COUNT and longer <= _SMALL_BYTES):
+            kept.add(name, value)
+            size = longer
+    return kept
 
 
 def downstream_headers(received: Headers, outside: Outside, inside: Inside | None) -> CIMultiDict[str]:

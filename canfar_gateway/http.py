@@ -11,6 +11,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from . import files
+
 LINE_LIMIT = 64 * 1024
 """Longest request line, and longest header field, in bytes."""
 CONNECT_SECONDS = 10
@@ -85,10 +87,12 @@ async def forward(
     response_headers: Callable[[CIMultiDict[str]], CIMultiDict[str]],
     answered: Callable[[int], None],
     moved: Callable[[], None],
+    compressed: files.Compressed | None,
 ) -> web.StreamResponse:
     """Forward a request and stream the answer to the visitor.
 
     `answered` is called with the status before the visitor sees any of it, `moved` for each piece of the body.
+    With `compressed`, static files are read to their end first, and compressed.
     Raises UpstreamUnreachable as long as nothing was sent to the visitor; later faults abort the connection.
     """
     has_body = request.body_exists
@@ -112,11 +116,19 @@ async def forward(
             raise UpstreamUnreachable("an upgrade that nobody asked for")
         answered(received.status)
         headers = response_headers(CIMultiDict(received.headers))
-        response = web.StreamResponse(status=received.status, reason=received.reason, headers=headers)
+        status, beginning = received.status, b""
+        if compressed and files.is_static(request.method, request.headers, status, received.headers):
+            beginning = await _read(received, files.MOST_BYTES, moved)
+            if len(beginning) <= files.MOST_BYTES:
+                status, headers, beginning = await files.rendered(
+                    beginning, request.headers, headers, compressed
+                )
+        reason = received.reason if status == received.status else None
+        response = web.StreamResponse(status=status, reason=reason, headers=headers)
         if "Upgrade" in request.headers:
             # It was ignored (RFC 9110 section 7.8), but what follows on the wire may not be HTTP any more.
             response.force_close()
-        await _stream(request, received, response, moved)
+        await _stream(request, received, response, moved, beginning)
         return response
     finally:
         # Not release(): what is left of the body must not be read to the end for nobody.
@@ -126,14 +138,31 @@ async def forward(
             received.close()
 
 
+async def _read(received: aiohttp.ClientResponse, most: int, moved: Callable[[], None]) -> bytes:
+    """The whole body, or of one that is longer than `most` a beginning that is longer, too."""
+    body = bytearray()
+    try:
+        async for piece in received.content.iter_any():
+            moved()
+            body += piece
+            if len(body) > most:
+                break
+    except (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError) as error:
+        raise UpstreamUnreachable from error
+    return bytes(body)
+
+
 async def _stream(
     request: web.BaseRequest,
     received: aiohttp.ClientResponse,
     response: web.StreamResponse,
     moved: Callable[[], None],
+    beginning: bytes,
 ) -> None:
     try:
         await response.prepare(request)
+        if beginning:
+            await response.write(beginning)
         if request.method != "HEAD":
             async for piece in received.content.iter_any():
                 moved()

@@ -49,6 +49,10 @@ class Route:
     """What of the session a person is led to who comes to its address itself; may be empty."""
     headers: Mapping[str, str] = field(repr=False)
     """Added to every request to the program. Holds the session's secret."""
+    cookies: bool
+    """Whether the program is sent cookies, and heads of any size."""
+    compress: bool
+    """Whether its static files are compressed for it."""
     data: Mapping[str, Any] = field(repr=False)
     """What was posted, to be given back to the holder of the REST API's token."""
     host: str
@@ -131,6 +135,8 @@ def parse_route(key: Key, data: object, *, host_routing: bool) -> Route:
         prefix=prefix,
         landing=landing,
         headers=MappingProxyType(_headers(data)),
+        cookies=_flag(data, "cookies", default=True),
+        compress=_flag(data, "compress", default=False),
         data=MappingProxyType(dict(data)),
         host=host,
         address=address,
@@ -143,6 +149,13 @@ def _text(data: Mapping[str, Any], name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise BadRoute(f"'{name}' must be a string.")
+    return value
+
+
+def _flag(data: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = data.get(name, default)
+    if not isinstance(value, bool):
+        raise BadRoute(f"'{name}' must be true or false.")
     return value
 
 

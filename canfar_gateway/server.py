@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlencode
 import aiohttp
 from aiohttp import web
 
-from . import http, websocket
+from . import files, http, websocket
 from .api import RoutesApi
 from .auth import Authority, Caller, Decision, HubClient, HubUnreachable, TooManyAttempts
 from .connections import Listener
@@ -139,6 +139,7 @@ class Gateway:
         self._public, self._error_target = settings.public, settings.error_target.rstrip("/")
         self._routes, self._authority, self._sign_in, self._clients = routes, authority, sign_in, clients
         self.sockets = websocket.OpenSockets()
+        self._compressed = files.Compressed()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; a message that is not well-formed ends its connection."""
@@ -287,7 +288,9 @@ class Gateway:
             return redirect(route.address + (tail or "/") + visit.query)
         if own and visit.page and tail == "/" and (landing := route.landing_for(visit.query)):
             return redirect(landing)
-        inside = Inside(route.address, route.prefix, route.origin, caller.name, route.headers)
+        inside = Inside(
+            route.address, route.prefix, route.origin, caller.name, route.headers, cookies=route.cookies
+        )
         path = (route.prefix + tail or "/") + visit.query
         return await self._forward(visit, route, path, inside=inside, credential=found)
 
@@ -322,6 +325,7 @@ class Gateway:
                 response_headers=lambda received: downstream_headers(received.items(), visit.outside, inside),
                 answered=answered,
                 moved=lambda: self._routes.touch(route, time.time()),
+                compressed=self._compressed if route.compress else None,
             )
         except http.UpstreamUnreachable:
             if inside is None:

@@ -137,6 +137,38 @@ def test_an_added_cookie_joins_the_programs_own_and_nobody_else_can_set_it():
     assert upstream_headers([], OUTSIDE, inside).getall("Cookie") == ["key=secret"]
 
 
+def test_a_program_without_cookies_is_sent_a_small_head_with_what_matters():
+    inside = Inside(ADDRESS, ADDRESS, "http://h", "ada", {"X-Secret": "s"}, cookies=False)
+    sent = [
+        ("Cookie", "own=1; canfar-gateway=2"),
+        ("Cookie", "other=3"),
+        *((f"X-Cloud-{n}", "y" * 20) for n in range(60)),
+        ("Referer", "https://hub/" + "x" * 5000),
+        ("Sec-Fetch-Mode", "cors"),
+        ("Accept-Encoding", "gzip"),
+        ("X-Custom", "1" * 4000),
+        ("Host", "h"),
+        ("Content-Length", "3"),
+        ("If-None-Match", '"1"'),
+    ]
+    headers = upstream_headers(sent, OUTSIDE, inside)
+    assert len(headers) <= 40
+    assert sum(len(name) + len(value) + 4 for name, value in headers.items()) <= 3072
+    for name in ("X-Secret", "Host", "Content-Length", "Accept-Encoding", "If-None-Match", "X-Forwarded-User"):
+        assert name in headers
+    assert "X-Cloud-0" in headers
+    assert not {"cookie", "referer", "sec-fetch-mode", "x-custom"} & {name.lower() for name in headers}
+
+
+def test_a_small_head_loses_nothing_but_cookies():
+    inside = Inside(ADDRESS, ADDRESS, "http://h", "ada", {"X-Secret": "s"}, cookies=False)
+    sent = [("Accept", "a"), ("Accept", "b"), ("Referer", "https://h/"), ("X-Own", "1"), ("Cookie", "a=1")]
+    headers = upstream_headers(sent, OUTSIDE, inside)
+    assert headers.getall("Accept") == ["a", "b"]
+    assert (headers["Referer"], headers["X-Own"]) == ("https://h/", "1")
+    assert "Cookie" not in headers
+
+
 def test_several_headers_of_one_name_stay_several():
     headers = upstream_headers(
         [("Accept", "a"), ("Accept", "b"), ("Cookie", "a=1"), ("Cookie", "b=2")], OUTSIDE, KEPT

@@ -135,6 +135,8 @@ def test_file_keeps_everything(tmp_path):
         SESSION | {"headers": {"X Y": "a"}},
         SESSION | {"headers": {"Host": "a"}},
         SESSION | {"headers": {"Transfer-Encoding": "chunked"}},
+        SESSION | {"cookies": "no"},
+        SESSION | {"compress": 1},
     ],
 )
 def test_bad_route(data):
