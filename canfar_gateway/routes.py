@@ -52,6 +52,8 @@ class Route:
     """Host of the route in host routing, else empty."""
     address: str
     """Public path of a session without trailing slash; empty for the hub and services."""
+    interactive: bool = True
+    """Whether there is anything to open at the address."""
 
     @property
     def path(self) -> str:
@@ -121,6 +123,7 @@ def parse_route(key: Key, data: object, *, host_routing: bool) -> Route:
         data=MappingProxyType(dict(data)),
         host=host,
         address=address,
+        interactive=_flag(data, "interactive"),
     )
 
 
@@ -130,6 +133,13 @@ def _text(data: Mapping[str, Any], name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise BadRoute(f"'{name}' must be a string.")
+    return value
+
+
+def _flag(data: Mapping[str, Any], name: str) -> bool:
+    value = data.get(name, True)
+    if not isinstance(value, bool):
+        raise BadRoute(f"'{name}' must be true or false.")
     return value
 
 

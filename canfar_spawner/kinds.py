@@ -62,7 +62,12 @@ class Kind:
     compress: bool = False
     """Whether the gateway compresses and keeps its static files, since it does not do so itself."""
     interactive: bool = True
-    """Whether a person picks it and opens it in a browser."""
+    """Whether a person picks it and opens it in a browser. If not, it is ready when its program runs."""
+    on_desktop: bool = False
+    """Whether its sessions show their windows on a desktop of their owner, belong to it, and end with it.
+
+    Their command is followed by the program that the catalogue names.
+    """
 
 
 _THREADS = {
@@ -105,6 +110,7 @@ _KINDS = (
         description="A Linux desktop in the browser, with the software that your groups may use.",
         port=6901,
         path="strip",
+        files=("samp.sh",),
     ),
     Kind(
         name="vscode",
@@ -140,9 +146,15 @@ _KINDS = (
         title="Desktop application",
         description="A program that shows its windows on a desktop session.",
         port=6000,
+        command=_start("desktop-app.sh"),
+        files=("desktop-app.sh", "desktop-terminal.sh"),
         interactive=False,
+        on_desktop=True,
     ),
 )
+
+DESKTOP = "desktop"
+"""The kind of the sessions that applications are on."""
 
 STARTS = Path(__file__).parent / "starts"
 """The folder of start scripts, which have to run in `/bin/sh` of any image."""

@@ -33,12 +33,12 @@ from traitlets import TraitError, Unicode, default
 
 from canfar_auth.identity import STATE_KEY, Identity, PosixGroup, PosixIds
 from canfar_site.settings import Site, load_site
-from canfar_spawner import credentials, policy, turnstile
+from canfar_spawner import credentials, desktops, policy, turnstile
 from canfar_spawner.catalogue import Catalogue, CatalogueFolder
-from canfar_spawner.kinds import Secret, kinds_of
+from canfar_spawner.kinds import DESKTOP, Secret, kinds_of
 from canfar_spawner.picker import render
 from canfar_spawner.request import FIELDS, options_from_form, parse_options
-from canfar_spawner.spec import Mount, Placement, Refused, SessionSpec
+from canfar_spawner.spec import Desktop, Mount, Placement, Refused, SessionSpec
 
 UPKEEP = "canfar_upkeep"
 """The key of the hub's settings under which its `Upkeep` is."""
@@ -89,6 +89,7 @@ class PlannedSpawner(Spawner):
     """What the owner is told about that."""
     _link_notice: tuple[str, ...] = ()
     _stages: tuple[str, ...] = ()
+    _forgetting: asyncio.Future[None] | None = None
     _news = Any_()
 
     @default("_news")
@@ -133,8 +134,13 @@ class PlannedSpawner(Spawner):
 
     def usage(self) -> policy.Usage:
         """The owner's other sessions. A start counts from its plan on, so that two at once cannot both pass."""
-        others = (s for s in self.user.spawners.values() if s is not self)
-        return policy.Usage(active=sum(1 for s in others if s.active and getattr(s, "spec", None)))
+        others = [s for s in self.user.spawners.values() if s is not self]
+        sessions = [s for s in others if s.active and getattr(s, "spec", None) and not desktops.is_app(s)]
+        running = filter(desktops.is_desktop, sessions)
+        return policy.Usage(
+            active=len(sessions),
+            desktops={desktops.as_desktop(s): len(desktops.apps_on(s)) for s in running},
+        )
 
     def _taken_ids(self) -> set[str]:
         """The ids of all other sessions of the site."""
@@ -164,6 +170,8 @@ class PlannedSpawner(Spawner):
                 await self._delegate(self.spec)
                 await self.make(self.spec)
             address = await self.launch(self.spec)
+            if self.spec.desktop and desktops.desktop_of(self) is None:
+                raise Refused("desktop", 409, "The desktop ended before the application was on it.")
             await turnstile.passed()  # what the hub does next takes its time
             return address
         except Refused as refused:
@@ -248,7 +256,14 @@ class PlannedSpawner(Spawner):
             raise Refused("credentials", 503, refusal)
 
     async def run_post_stop_hook(self) -> None:
-        """Takes the credentials back, also from a session that ended by itself or never began."""
+        """Takes the credentials back, also from a session that ended by itself or never began.
+
+        The applications on a desktop end with it, however it ended.
+        """
+        if self.spec is not None and self.spec.kind == DESKTOP:
+            await desktops.end_all(desktops.apps_on(self))
+        if self.spec is not None and self.spec.desktop:
+            self._forgetting = asyncio.ensure_future(desktops.forget(self))
         if self.spec is not None and self.upkeep is not None:
             await (await self.upkeep.credentials()).end(self.user.name, self.spec.id)
         await maybe_future(super().run_post_stop_hook())
@@ -299,11 +314,24 @@ class PlannedSpawner(Spawner):
         return self.ends_at is not None and now >= self.ends_at
 
     @property
+    def display(self) -> str:
+        """The X display of a running desktop, as the applications on it name it."""
+        raise NotImplementedError
+
+    @property
     def secret(self) -> str:
-        """The session's own secret, derived from the site's key, the session and its start."""
+        """The session's own secret, derived from the site's key, the session and its start.
+
+        An application's is the X cookie of its desktop, and tells it nothing of the desktop's own secret.
+        """
+        if self.spec is not None and (desktop := self.spec.desktop):
+            return desktops.x_cookie(self._derived(desktop.server, desktop.start))
+        return self._derived(self.name, self.start_id)
+
+    def _derived(self, server: str, start: str) -> str:
         if not self.site_key:
             raise TraitError("PlannedSpawner.site_key is not set; give 32 random bytes as hexadecimal digits.")
-        message = f"{self.user.name}/{self.name}/{self.start_id}"
+        message = f"{self.user.name}/{server}/{start}"
         return hmac.new(self.site_key.encode(), message.encode(), hashlib.sha256).hexdigest()
 
     def route_data(self) -> dict[str, Any]:
@@ -319,6 +347,7 @@ class PlannedSpawner(Spawner):
             "headers": headers,
             "cookies": spec.cookies,
             "compress": spec.compress,
+            "interactive": spec.interactive,
         }
 
     # The form
@@ -386,7 +415,8 @@ class PlannedSpawner(Spawner):
             ids = _stored_ids(stored.get("ids"))
             mounts = tuple(Mount(**mount) for mount in stored.get("mounts", ()))
             placement = _stored_placement(stored.get("placement", {}))
-            parts = {"secret": secret, "ids": ids, "mounts": mounts, "placement": placement}
+            desktop = Desktop(**stored["desktop"]) if stored.get("desktop") else None
+            parts = {"secret": secret, "ids": ids, "mounts": mounts, "placement": placement, "desktop": desktop}
             self.spec = SessionSpec(**{**stored, **lists, **parts})
             self.start_id = state.get("start_id", "")
         if ends_at := state.get("ends_at"):

@@ -8,7 +8,7 @@ from typing import Any
 from canfar_spawner.spec import Refused
 
 MAX_NAME = 63
-_TEXTS = ("profile", "kind", "image", "name")
+_TEXTS = ("profile", "kind", "image", "name", "desktop")
 _NUMBERS = ("cores", "memory", "gpus")
 FIELDS = (*_TEXTS, *_NUMBERS)
 
@@ -24,6 +24,8 @@ class SessionRequest:
     cores: float | None = None
     memory: float | None = None
     gpus: float | None = None
+    desktop: str | None = None
+    """The id of the desktop session that an application is for."""
 
 
 def parse_options(options: object) -> SessionRequest:
