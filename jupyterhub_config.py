@@ -25,7 +25,7 @@ from pathlib import Path
 import canfar_portal
 from canfar_hub import admin_token
 from canfar_site.settings import load_site_or_exit
-from canfar_spawner import collector, handlers
+from canfar_spawner import app_handlers, collector, handlers
 from canfar_spawner.credential_folders import FolderStore
 from canfar_spawner.upkeep import Upkeep
 
@@ -59,7 +59,7 @@ c.CanfarOAuthenticator.platform_groups = set(site.sign_in.platform_groups)
 c.CanfarOAuthenticator.admin_groups = set(site.sign_in.admin_groups)
 c.CanfarOAuthenticator.scope = list(site.sign_in.scopes)
 c.CanfarOAuthenticator.contact = site.contact
-c.CanfarOAuthenticator.first_handlers = handlers.handlers(canfar_portal.STATIC)
+c.CanfarOAuthenticator.first_handlers = [*handlers.handlers(canfar_portal.STATIC), *app_handlers.handlers()]
 
 # What you may start, and how it starts. Every session is a named server.
 c.JupyterHub.spawner_class = environ["CANFAR_SPAWNER"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from jupyterhub.proxy import ConfigurableHTTPProxy
 
-SESSION_KEYS = ("kind", "id", "prefix", "headers", "landing", "cookies", "compress")
+SESSION_KEYS = ("kind", "id", "prefix", "headers", "landing", "cookies", "compress", "interactive")
 
 
 class GatewayProxy(ConfigurableHTTPProxy):

@@ -59,6 +59,8 @@ class Route:
     """Host of the route in host routing, else empty."""
     address: str
     """Public path of a session without trailing slash; empty for the hub and services."""
+    interactive: bool = True
+    """Whether there is anything to open at the address."""
 
     @property
     def path(self) -> str:
@@ -140,6 +142,7 @@ def parse_route(key: Key, data: object, *, host_routing: bool) -> Route:
         data=MappingProxyType(dict(data)),
         host=host,
         address=address,
+        interactive=_flag(data, "interactive", default=True),
     )
 
 

@@ -282,6 +282,9 @@ class Gateway:
 
     async def _enter(self, visit: Visit, match: Match, found: Credential, caller: Caller) -> web.StreamResponse:
         route, tail = match.route, match.tail
+        if not route.interactive:
+            sentence = "This application has no page of its own. Open the desktop that it was started on."
+            return self._refuse(visit, 404, "Nothing to open", sentence)
         reading = visit.request.method in ("GET", "HEAD") and not visit.websocket
         own = route.has_own_address and self._routes.holds_address(route)
         if own and ((visit.page and not match.at_address) or (reading and match.at_address and not tail)):

@@ -478,7 +478,9 @@ def _without_secret(site: Site) -> list[str]:
     return [
         entry.title
         for entry in entries
-        if entry.program and not entry.secret and not all(kinds[name].secret for name in entry.kinds)
+        if entry.program
+        and not entry.secret
+        and any(kinds[name].interactive and not kinds[name].secret for name in entry.kinds)
     ]
 
 

@@ -259,6 +259,9 @@ class Limits(Settings):
     """How much one user may have at a time."""
 
     sessions: int = Field(5, ge=1, description="Interactive sessions that one user may have at a time.")
+    desktop_apps: int = Field(
+        10, ge=0, description="Applications that one desktop session may have at a time, beside `sessions`."
+    )
     ceiling: Ceiling = Field(
         default=Ceiling(cores=8, memory=32),
         description="The most that one session of any user may ask for.",
@@ -409,6 +412,11 @@ class Cluster(Settings):
         " in its sessions, too. Each start then runs `/bin/sh` of the image first.",
     )
     gpu: str = Field("nvidia.com/gpu", description="The name of GPUs as a resource of nodes.")
+    hub_url: Url | None = Field(
+        None,
+        description="The address without a path under which pods reach the hub's API, where that is not"
+        " `public_url`. Desktops start applications through it.",
+    )
 
 
 class Site(Settings):

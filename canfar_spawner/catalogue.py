@@ -53,6 +53,8 @@ class Program(Settings):
 
     def command_for(self, kind: Kind) -> tuple[str, ...]:
         """What runs for a session of that kind."""
+        if kind.on_desktop:
+            return (*kind.command, *self.command)
         return self.command or kind.command
 
 
@@ -68,6 +70,14 @@ class Profile(Settings):
     )
     groups: frozenset[GroupId] = Field(
         frozenset(), description="Only members of one of these may use it; empty for every user."
+    )
+    category: Text = Field(
+        "Astronomy", description="Under which heading a desktop's menu lists it, where it is an application."
+    )
+    command: tuple[str, ...] = Field(
+        (),
+        description="For a desktop application: program and arguments in its image, as in `program`. An image's"
+        " own `/skaha/startup.sh` comes first; with neither, it is a terminal.",
     )
     resources: Resources = Resources()
     cpu_guarantee: Annotated[float, Field(gt=0)] | None = Field(
@@ -124,6 +134,13 @@ class Profile(Settings):
         for name in self.kinds:
             if self.program and not self.program.command_for(_known_kinds(info)[name]):
                 raise ValueError(f"the kind “{name}” has no command of its own; give the program one")
+        return self
+
+    @model_validator(mode="after")
+    def _only_applications_have_a_command(self, info: ValidationInfo) -> Self:
+        known = _known_kinds(info)
+        if self.command and not all(known[name].on_desktop for name in self.kinds if name in known):
+            raise ValueError("“command” is for desktop applications; other images run their own")
         return self
 
 

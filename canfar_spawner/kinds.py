@@ -82,7 +82,12 @@ class Kind:
     activity: Activity | None = None
     """None where the program does not say: then every request to it counts as use."""
     interactive: bool = True
-    """Whether a person picks it and opens it in a browser."""
+    """Whether a person picks it and opens it in a browser. If not, it is ready when its program runs."""
+    on_desktop: bool = False
+    """Whether its sessions show their windows on a desktop of their owner, belong to it, and end with it.
+
+    Their command is followed by the program that the catalogue names.
+    """
 
 
 _THREADS = {
@@ -128,7 +133,7 @@ _KINDS = (
         port=6901,
         path="strip",
         command=_start("desktop.sh"),
-        files=("desktop.sh",),
+        files=("desktop.sh", "samp.sh"),
         secret=Secret(header="X-Canfar-Secret", scheme=""),
         cookies=False,
     ),
@@ -180,9 +185,15 @@ _KINDS = (
         title="Desktop application",
         description="A program that shows its windows on a desktop session.",
         port=6000,
+        command=_start("desktop-app.sh"),
+        files=("desktop-app.sh", "desktop-terminal.sh"),
         interactive=False,
+        on_desktop=True,
     ),
 )
+
+DESKTOP = "desktop"
+"""The kind of the sessions that applications are on."""
 
 STARTS = Path(__file__).parent / "starts"
 """The folder of start scripts, which have to run in `/bin/sh` of any image."""

@@ -39,7 +39,7 @@ from canfar_spawner.spec import Refused, SessionSpec, expand
 
 _PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TMPDIR")
 _LOG_LIMIT = 10_000_000  # bytes of what a session prints; kept is the last half
-_DISPLAY_OFFSET = 2000  # X displays are free where ports are, and their number plus 6000 has to be a port's
+_BELOW_PORTS = 2000  # by which a display's number is below the port: X servers take those up to 59535
 _PROBE_INTERVAL = 0.02  # seconds; a start takes on average half of it longer than its program
 
 
@@ -105,8 +105,10 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         self.proc = self._run(spec, directory)
         self.pid = self.proc.pid
         self._record()
-        self.announce("Waiting for the program to answer.")
-        await self._answers(spec, directory / "log")
+        if spec.interactive:
+            self.announce("Waiting for the program to answer.")
+            await self._answers(spec, directory / "log")
+        self._judge(spec, directory / "log")
         return f"http://{self.ip}:{self.port}"
 
     def _record(self) -> None:
@@ -177,7 +179,8 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         return {
             "CANFAR_IP": self.ip,
             "CANFAR_PORT": str(self.port),
-            "CANFAR_DISPLAY": f":{self.port - _DISPLAY_OFFSET}",
+            "CANFAR_DISPLAY": f":{self.port - _BELOW_PORTS}",
+            "CANFAR_ADDRESS": self.ip,
             "CANFAR_SECRET": self.secret,
             "CANFAR_SECRET_FILE": str(directory / "secret"),
             "CANFAR_SYSTEM": str(STARTS),
@@ -197,19 +200,25 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         try:
             async with asyncio.timeout(patience), aiohttp.ClientSession(headers=headers) as http:
                 while not await answers(http, url):
-                    if (status := self.proc.poll()) is not None:
-                        ended = (
-                            f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-                        )
-                        raise self.fault(
-                            f"The program of {spec.image} {ended} before it answered.", last_lines(output)
-                        )
+                    self._judge(spec, output)
                     await asyncio.sleep(_PROBE_INTERVAL)
         except TimeoutError:
             sentence = f"The program of {spec.image} did not answer within {patience:.0f} seconds."
             raise self.fault(sentence, last_lines(output)) from None
 
+    def _judge(self, spec: SessionSpec, output: Path) -> None:
+        """Ends the start if the program has ended."""
+        if (status := self.proc.poll()) is None:
+            return
+        ended = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        raise self.fault(f"The program of {spec.image} {ended} before it answered.", last_lines(output))
+
     # Running and ending
+
+    @property
+    def display(self) -> str:
+        """Of the same number as the desktop's port, since ports are free when they are chosen."""
+        return f":{self.server.port - _BELOW_PORTS}"
 
     async def poll(self) -> int | None:
         """None while the program runs, frozen or not; else its exit status, or 0 where nobody knows it."""

@@ -34,13 +34,13 @@ from traitlets import TraitError, Unicode, default
 
 from canfar_auth.identity import STATE_KEY, Identity, PosixGroup, PosixIds
 from canfar_site.settings import Site, load_site
-from canfar_spawner import credentials, policy, turnstile
+from canfar_spawner import credentials, desktops, policy, turnstile
 from canfar_spawner.activity import last_used
 from canfar_spawner.catalogue import Catalogue, CatalogueFolder
-from canfar_spawner.kinds import Activity, Secret, kinds_of
+from canfar_spawner.kinds import DESKTOP, Activity, Secret, kinds_of
 from canfar_spawner.picker import render
 from canfar_spawner.request import FIELDS, options_from_form, parse_options
-from canfar_spawner.spec import Mount, Placement, Refused, SessionSpec
+from canfar_spawner.spec import Desktop, Mount, Placement, Refused, SessionSpec
 
 UPKEEP = "canfar_upkeep"
 """The key of the hub's settings under which its `Upkeep` is."""
@@ -93,6 +93,7 @@ class PlannedSpawner(Spawner):
     """When the program was last used, by what it says itself; None where it did not say."""
     _link_notice: tuple[str, ...] = ()
     _stages: tuple[str, ...] = ()
+    _forgetting: asyncio.Future[None] | None = None
     _news = Any_()
 
     @default("_news")
@@ -137,8 +138,13 @@ class PlannedSpawner(Spawner):
 
     def usage(self) -> policy.Usage:
         """The owner's other sessions. A start counts from its plan on, so that two at once cannot both pass."""
-        others = (s for s in self.user.spawners.values() if s is not self)
-        return policy.Usage(active=sum(1 for s in others if s.active and getattr(s, "spec", None)))
+        others = [s for s in self.user.spawners.values() if s is not self]
+        sessions = [s for s in others if s.active and getattr(s, "spec", None) and not desktops.is_app(s)]
+        running = filter(desktops.is_desktop, sessions)
+        return policy.Usage(
+            active=len(sessions),
+            desktops={desktops.as_desktop(s): len(desktops.apps_on(s)) for s in running},
+        )
 
     def _taken_ids(self) -> set[str]:
         """The ids of all other sessions of the site."""
@@ -168,6 +174,8 @@ class PlannedSpawner(Spawner):
                 await self._delegate(self.spec)
                 await self.make(self.spec)
             address = await self.launch(self.spec)
+            if self.spec.desktop and desktops.desktop_of(self) is None:
+                raise Refused("desktop", 409, "The desktop ended before the application was on it.")
             await turnstile.passed()  # what the hub does next takes its time
             return address
         except Refused as refused:
@@ -252,8 +260,15 @@ class PlannedSpawner(Spawner):
             raise Refused("credentials", 503, refusal)
 
     async def run_post_stop_hook(self) -> None:
-        """Takes credentials and invitations back, also of a session that ended by itself or never began."""
+        """Takes credentials and invitations back, also of a session that ended by itself or never began.
+
+        The applications on a desktop end with it, however it ended.
+        """
         self._end_sharing()
+        if self.spec is not None and self.spec.kind == DESKTOP:
+            await desktops.end_all(desktops.apps_on(self))
+        if self.spec is not None and self.spec.desktop:
+            self._forgetting = asyncio.ensure_future(desktops.forget(self))
         if self.spec is not None and self.upkeep is not None:
             await (await self.upkeep.credentials()).end(self.user.name, self.spec.id)
         await maybe_future(super().run_post_stop_hook())
@@ -310,11 +325,24 @@ class PlannedSpawner(Spawner):
         return self.ends_at is not None and now >= self.ends_at
 
     @property
+    def display(self) -> str:
+        """The X display of a running desktop, as the applications on it name it."""
+        raise NotImplementedError
+
+    @property
     def secret(self) -> str:
-        """The session's own secret, derived from the site's key, the session and its start."""
+        """The session's own secret, derived from the site's key, the session and its start.
+
+        An application's is the X cookie of its desktop, and tells it nothing of the desktop's own secret.
+        """
+        if self.spec is not None and (desktop := self.spec.desktop):
+            return desktops.x_cookie(self._derived(desktop.server, desktop.start))
+        return self._derived(self.name, self.start_id)
+
+    def _derived(self, server: str, start: str) -> str:
         if not self.site_key:
             raise TraitError("PlannedSpawner.site_key is not set; give 32 random bytes as hexadecimal digits.")
-        message = f"{self.user.name}/{self.name}/{self.start_id}"
+        message = f"{self.user.name}/{server}/{start}"
         return hmac.new(self.site_key.encode(), message.encode(), hashlib.sha256).hexdigest()
 
     def route_data(self) -> dict[str, Any]:
@@ -331,6 +359,7 @@ class PlannedSpawner(Spawner):
             "landing": spec.landing,
             "cookies": spec.cookies,
             "compress": spec.compress,
+            "interactive": spec.interactive,
         }
 
     # The form
@@ -363,7 +392,8 @@ class PlannedSpawner(Spawner):
         record = self.orm_spawner
         if not self.name:
             started = [s for s in self.user.orm_user._orm_spawners if s.name and s.last_activity]
-            record = max(started, key=lambda s: s.last_activity, default=record)
+            picked = [s for s in started if "desktop" not in (s.user_options or {})]
+            record = max(picked, key=lambda s: s.last_activity, default=record)
         options = record.user_options
         # What a link opened was meant for that session alone.
         return {k: v for k, v in options.items() if k != "open"} if isinstance(options, dict) else {}
@@ -408,9 +438,15 @@ class PlannedSpawner(Spawner):
             ids = _stored_ids(stored.get("ids"))
             mounts = tuple(Mount(**mount) for mount in stored.get("mounts", ()))
             placement = _stored_placement(stored.get("placement", {}))
-            activity = _stored_activity(stored.get("activity"))
-            parts = {"secret": secret, "ids": ids, "mounts": mounts, "placement": placement}
-            self.spec = SessionSpec(**{**stored, **lists, **parts, "activity": activity})
+            parts = {
+                "secret": secret,
+                "ids": ids,
+                "mounts": mounts,
+                "placement": placement,
+                "activity": _stored_activity(stored.get("activity")),
+                "desktop": Desktop(**stored["desktop"]) if stored.get("desktop") else None,
+            }
+            self.spec = SessionSpec(**{**stored, **lists, **parts})
             self.start_id = state.get("start_id", "")
         if ends_at := state.get("ends_at"):
             self.ends_at, self.notice = datetime.fromisoformat(ends_at), state.get("notice", "")

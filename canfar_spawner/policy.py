@@ -6,7 +6,7 @@ The picker's offer comes from the same rules, so that it offers exactly what `pl
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from urllib.parse import quote
 
@@ -14,9 +14,9 @@ from canfar_auth.identity import GroupSet, Identity, Membership, PosixIds
 from canfar_auth.posix import dropped_by_nfs
 from canfar_site.settings import Ceiling, Site
 from canfar_spawner.catalogue import Catalogue, Profile, Resources
-from canfar_spawner.kinds import Kind, Secret, kinds_of
+from canfar_spawner.kinds import DESKTOP, Kind, Secret, kinds_of
 from canfar_spawner.request import SessionRequest
-from canfar_spawner.spec import Placement, Refused, SessionSpec, expand
+from canfar_spawner.spec import Desktop, Placement, Refused, SessionSpec, expand
 from canfar_spawner.storage import mounts, opened
 
 _ID = re.compile(r"[a-z][a-z0-9]{7}")
@@ -27,6 +27,8 @@ class Usage:
     """What the owner has already: interactive sessions that run, or whose start was decided."""
 
     active: int
+    desktops: Mapping[Desktop, int] = field(default_factory=dict)
+    """The desktops that run, and how many applications are on each."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class OfferedProfile:
     kinds: tuple[str, ...]
     title: str
     description: str
+    category: str
     refusal: str
     images: tuple[str, ...]
     cores: tuple[Choice, ...]
@@ -101,10 +104,11 @@ def plan(
     group = _group_refusal(profile, identity)
     _refuse(group, "group", _status(identity.groups.membership(profile.groups)))
     _refuse(catalogue.unavailable.get(profile.profile, ""), "unavailable", 400)
-    kind = kinds_of(site)[_chosen(request.kind, _kinds(profile, site), "kind", profile)]
+    kind = _kind(request, profile, site)
     image = _chosen(request.image, profile.images, "image", profile)
     cores, memory, gpus = _resources(request, profile.resources, ceiling(identity, site))
-    _refuse(limit_refusal(site, usage), "limit", 403)
+    desktop = _desktop(request, site, usage) if kind.on_desktop else None
+    _refuse("" if desktop else limit_refusal(site, usage), "limit", 403)
     opens = _opens(profile, kind)
     if request.open and not opens:
         raise Refused("open", 400, f"“{profile.title}” cannot open a file that a link names; start it without.")
@@ -125,7 +129,7 @@ def plan(
         prefix=prefix,
         ready_path=kind.ready_path if profile.ready_path is None else profile.ready_path,
         secret=_secret(profile, kind),
-        command=kind.command,
+        command=(*kind.command, *profile.command),
         program=profile.program.command_for(kind) if profile.program else (),
         landing=_landing(request.open, opens, site) or kind.landing,
         activity=kind.activity,
@@ -134,10 +138,15 @@ def plan(
         compress=kind.compress,
         groups=_held(profile, identity, site),
         ids=_ids(identity),
-        variables=_variables(identity, session_id, prefix, home, site, cores),
+        variables={
+            **_variables(identity, session_id, prefix, home, site, cores),
+            **_desktop_variables(kind, profile, desktop, session_id, home, site),
+        },
         environment={**kind.environment, **profile.environment},
         mounts=mounts(identity, home, site),
         placement=_placement(profile, site, cores, memory),
+        interactive=kind.interactive,
+        desktop=desktop,
     )
 
 
@@ -156,6 +165,21 @@ def offer(identity: Identity, site: Site, catalogue: Catalogue, usage: Usage) ->
         limit=site.limits.sessions,
         notices=notices(identity, site),
     )
+
+
+def offer_apps(identity: Identity, site: Site, catalogue: Catalogue) -> tuple[OfferedProfile, ...]:
+    """What a desktop shows of applications: those that its owner may use, with the reason if not now."""
+    if _platform_membership(identity.groups, site) is Membership.NO:
+        return ()
+    refusal = platform_refusal(identity, site)
+    most = ceiling(identity, site)
+    entries = [
+        _offered(entry, identity, site, catalogue, most)
+        for entry in catalogue.profiles
+        if _kinds(entry, site, on_desktop=True)
+        and not (entry.groups and identity.groups.membership(entry.groups) is Membership.NO)
+    ]
+    return tuple(replace(entry, refusal=refusal or entry.refusal) for entry in entries)
 
 
 def notices(identity: Identity, site: Site) -> tuple[str, ...]:
@@ -316,10 +340,33 @@ def _unknown(what: str, groups: GroupSet, site: Site) -> str:
     )
 
 
-def _kinds(profile: Profile, site: Site) -> tuple[str, ...]:
-    """The kinds that this entry can be here, as interactive sessions."""
+def _kinds(profile: Profile, site: Site, *, on_desktop: bool = False) -> tuple[str, ...]:
+    """The kinds that this entry can be here: as an interactive session, or as an application on a desktop."""
     known = kinds_of(site)
-    return tuple(k for k in profile.kinds if k in site.kinds and known[k].interactive)
+    here = [known[name] for name in profile.kinds if name in site.kinds]
+    return tuple(kind.name for kind in here if (kind.on_desktop if on_desktop else kind.interactive))
+
+
+def _kind(request: SessionRequest, profile: Profile, site: Site) -> Kind:
+    on_desktop = request.desktop is not None
+    choices = _kinds(profile, site, on_desktop=on_desktop)
+    if not choices and not on_desktop and _kinds(profile, site, on_desktop=True):
+        sentence = f"“{profile.title}” shows its windows on a desktop; start it from the menu of one of yours."
+        raise Refused("desktop", 400, sentence)
+    return kinds_of(site)[_chosen(request.kind, choices, "kind", profile)]
+
+
+def _desktop(request: SessionRequest, site: Site, usage: Usage) -> Desktop:
+    """The desktop of the request's owner that it names, if it has room for another application."""
+    desktop = next((one for one in usage.desktops if one.id == request.desktop), None)
+    if desktop is None:
+        sentence = "You have no running desktop of that id; start a desktop, and the application from its menu."
+        raise Refused("desktop", 409, sentence)
+    used, limit = usage.desktops[desktop], site.limits.desktop_apps
+    if used >= limit:
+        sentence = f"This desktop has {used} of {limit} applications; close one before you start another."
+        raise Refused("limit", 403, sentence)
+    return desktop
 
 
 def _chosen(asked: str | None, choices: tuple[str, ...], what: str, profile: Profile) -> str:
@@ -403,6 +450,25 @@ def _variables(
     }
 
 
+def _desktop_variables(
+    kind: Kind, profile: Profile, desktop: Desktop | None, session_id: str, home: str, site: Site
+) -> Mapping[str, str]:
+    """What a desktop and the applications on it know of each other. Its SAMP hub's lock file is in the home."""
+    if desktop is not None:
+        samp = _samp_hub(home, desktop.id)
+        return {"DISPLAY": desktop.display, "SAMP_HUB": samp, "CANFAR_TITLE": profile.title}
+    if kind.name != DESKTOP:
+        return {}
+    hub = (site.cluster.hub_url if site.cluster else None) or site.public_url
+    apps = f"{hub.rstrip('/')}/hub/api/desktops/{session_id}/apps"
+    return {"CANFAR_APPS_URL": apps, "SAMP_HUB": _samp_hub(home, session_id)}
+
+
+def _samp_hub(home: str, desktop: str) -> str:
+    """Where SAMP clients find their hub (SAMP 1.3 section 4.2.2): each desktop has its own, in one home."""
+    return f"std-lockurl:file://{home}/.cache/canfar/samp/{desktop}/hub"
+
+
 def _offered(
     profile: Profile, identity: Identity, site: Site, catalogue: Catalogue, most: Ceiling
 ) -> OfferedProfile:
@@ -415,6 +481,7 @@ def _offered(
         kinds=_kinds(profile, site),
         title=profile.title,
         description=profile.description,
+        category=profile.category,
         refusal=_group_refusal(profile, identity) or catalogue.unavailable.get(profile.profile, ""),
         images=profile.images,
         cores=choices("cores", resources.cores, most.cores),

@@ -9,7 +9,7 @@ from canfar_spawner.spec import Refused
 
 MAX_NAME = 63
 MAX_OPEN = 1024
-_TEXTS = ("profile", "kind", "image", "name", "open")
+_TEXTS = ("profile", "kind", "image", "name", "open", "desktop")
 _NUMBERS = ("cores", "memory", "gpus")
 FIELDS = (*_TEXTS, *_NUMBERS)
 
@@ -27,6 +27,8 @@ class SessionRequest:
     cores: float | None = None
     memory: float | None = None
     gpus: float | None = None
+    desktop: str | None = None
+    """The id of the desktop session that an application is for."""
 
 
 def parse_options(options: object) -> SessionRequest:

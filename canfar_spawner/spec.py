@@ -48,12 +48,26 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Desktop:
+    """A running desktop session, as the applications on it know it."""
+
+    id: str
+    """The session's id."""
+    server: str
+    """The name of its server."""
+    start: str
+    """Which of its starts it is."""
+    display: str
+    """Its X display, as applications name it."""
+
+
+@dataclass(frozen=True)
 class SessionSpec:
     """The decided, complete description of one session, ready to be rendered.
 
     `variables` are given to the program as they are. `command` and the values of `environment` may name them as
     `$(NAME)`, and beside them what only rendering knows: `CANFAR_IP`, `CANFAR_PORT`,
-    `CANFAR_SYSTEM` and `CANFAR_SECRET`.
+    `CANFAR_ADDRESS`, `CANFAR_SYSTEM` and `CANFAR_SECRET`.
     An empty `command` is the image's own.
     """
 
@@ -98,6 +112,10 @@ class SessionSpec:
     """Whether its program is sent the cookies that it has set."""
     compress: bool = False
     """Whether the gateway compresses and keeps its program's static files."""
+    interactive: bool = True
+    """Whether it is opened in a browser. If not, it is ready when its program runs."""
+    desktop: Desktop | None = None
+    """The desktop that an application is on."""
 
     @property
     def address(self) -> str:

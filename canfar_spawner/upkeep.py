@@ -16,7 +16,7 @@ from canfar_auth.outbound import Outbound, Unavailable
 from canfar_auth.refresh import Token
 from canfar_auth.refusal import ProviderUnavailable, SignInRefused
 from canfar_site.settings import Site
-from canfar_spawner import collector
+from canfar_spawner import collector, desktops
 from canfar_spawner.credentials import CredentialStore, Renewer, Running, SignInNeeded, Status
 from canfar_spawner.planned import UPKEEP, PlannedSpawner
 from canfar_spawner.spec import Refused
@@ -72,6 +72,8 @@ class Upkeep:
         every = [s for s in self._every() if isinstance(s, PlannedSpawner)]
         for kind in {type(spawner) for spawner in every}:
             await kind.sweep(every)
+        apps = [spawner for spawner in every if spawner.ready and desktops.is_app(spawner)]
+        await desktops.end_all(app for app in apps if desktops.desktop_of(app) is None)
         running = [spawner for spawner in every if spawner.ready and spawner.spec]
         users = {spawner.user.name: spawner.user for spawner in running}
         await each(users.values(), self._app.authenticator.reread_if_due, "membership of")

@@ -13,7 +13,7 @@ from canfar_auth.posix import BASE_GROUP, BASE_PASSWD, group_file, passwd_file
 from canfar_site.settings import Cluster, Credentials
 from canfar_spawner import credentials
 from canfar_spawner.cluster.image_accounts import init_container
-from canfar_spawner.cluster.state import CONTAINER, START
+from canfar_spawner.cluster.state import CONTAINER, START, PodState
 from canfar_spawner.kinds import STARTS
 from canfar_spawner.spec import SessionSpec, expand
 
@@ -61,6 +61,8 @@ class Start:
     """The Secret with all that is secret of the session, and its account files."""
     environment: Mapping[str, str]
     """As `environment` gives it."""
+    owner: PodState | None = None
+    """The pod that it ends with, whether the hub sees to it or not."""
 
 
 def secret_name(session_id: str) -> str:
@@ -168,6 +170,9 @@ def harden(pod: Mapping[str, Any], spec: SessionSpec, start: Start, cluster: Clu
     metadata, body = made["metadata"], made["spec"]
     metadata["labels"] = {**(metadata.get("labels") or {}), **labels(spec)}
     metadata["annotations"] = {**(metadata.get("annotations") or {}), START: start.id}
+    if start.owner is not None:
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": start.owner.name, "uid": start.owner.uid}
+        metadata["ownerReferences"] = [owner]
     for key in _NOT_OURS:
         body.pop(key, None)
     body |= {
@@ -213,14 +218,14 @@ def _volumes(spec: SessionSpec, start: Start, cluster: Cluster) -> list[dict[str
     files = [{"key": name, "path": name} for name in credentials.FILES]
     accounts = [{"key": name, "path": name} for name in (PASSWD, GROUP, SECRET)]
 
-    def secret(name: str, items: list[dict[str, str]], *, optional: bool) -> dict[str, Any]:
+    def secret(name: str, items: list[dict[str, str]], *, optional: bool, mode: int = 0o444) -> dict[str, Any]:
         # Readable by the one account that there is in the pod.
-        source = {"secretName": start.secret_name, "items": items, "defaultMode": 0o444, "optional": optional}
+        source = {"secretName": start.secret_name, "items": items, "defaultMode": mode, "optional": optional}
         return {"name": name, "secret": source}
 
     starts = [{"key": name, "path": name} for name in spec.files]
     return [
-        *([secret(_STARTS, starts, optional=False)] if starts else []),
+        *([secret(_STARTS, starts, optional=False, mode=0o555)] if starts else []),
         secret(_CREDENTIALS, files, optional=True),  # they come and go
         secret(_ACCOUNTS, accounts, optional=False),
         {"name": _SCRATCH, "emptyDir": {"sizeLimit": _size(cluster.scratch)}},
@@ -244,10 +249,13 @@ def _complete(main: dict[str, Any], spec: SessionSpec, start: Start, cluster: Cl
     main["workingDir"] = spec.home
     main.pop("envFrom", None)
     key = {"name": start.secret_name, "key": SECRET}
-    theirs = [one for one in main.get("env") or () if one["name"] not in {"CANFAR_SECRET", *start.environment}]
+    taken = {"CANFAR_SECRET", "CANFAR_ADDRESS", *start.environment}
+    theirs = [one for one in main.get("env") or () if one["name"] not in taken]
     named = [{"name": name, "value": value} for name, value in start.environment.items()]
     # First the secret, since Kubernetes replaces references to what came before.
-    main["env"] = [{"name": "CANFAR_SECRET", "valueFrom": {"secretKeyRef": key}}, *theirs, *named]
+    secret = {"name": "CANFAR_SECRET", "valueFrom": {"secretKeyRef": key}}
+    address = {"name": "CANFAR_ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    main["env"] = [secret, address, *theirs, *named]
     if spec.command:
         # An image's entry point does not come between, as it does not where CANFAR runs the image.
         main["command"] = main.pop("args", None) or list(spec.command)

@@ -18,7 +18,7 @@ from traitlets import TraitError, default
 from canfar_auth.identity import PosixIds
 from canfar_auth.outbound import Unavailable
 from canfar_site.settings import Cluster
-from canfar_spawner import turnstile
+from canfar_spawner import desktops, turnstile
 from canfar_spawner.catalogue import Catalogue, Profile
 from canfar_spawner.cluster import pod
 from canfar_spawner.cluster.api import Api, ApiRefused, ApiUnavailable, connected, persistently
@@ -231,7 +231,9 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
             made = self.modify_pod_hook(self, made)
             made = await made if asyncio.iscoroutine(made) else made
         plain: dict[str, Any] = self._client().sanitize_for_serialization(made)
-        start = pod.Start(self.start_id, pod.secret_name(spec.id), self.get_env())
+        desktop = desktops.desktop_of(self) if spec.desktop else None
+        owner = desktop._own() if isinstance(desktop, CanfarSpawner) else None
+        start = pod.Start(self.start_id, pod.secret_name(spec.id), self.get_env(), owner)
         return pod.harden(plain, spec, start, self.cluster)
 
     def account(self, spec: SessionSpec) -> PosixIds | None:
@@ -301,7 +303,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
             self.log.warning("The Secret of %s is not its pod's: %s", self._log_name, error)
 
     async def launch(self, spec: SessionSpec) -> str:
-        """Returns the program's address once it answers.
+        """Returns the program's address once it answers, or, where it has none to open, once it runs.
 
         Raises ``SpawnException``: 424, the image's fault; 503, the cluster has no room, or does not answer;
         502, the cluster does not take the pod.
@@ -309,8 +311,9 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         with self._told():
             async with asyncio.timeout_at(self._deadline):
                 url = self._url(await self._running(spec))
-                self.announce("Waiting for the program to answer.")
-                await self._answers(spec, url)
+                if spec.interactive:
+                    self.announce("Waiting for the program to answer.")
+                    await self._answers(spec, url)
                 return url
 
     @contextmanager
@@ -464,6 +467,12 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         return exception
 
     # Running and ending
+
+    @property
+    def display(self) -> str:
+        """The first one on the desktop's pod; CANFAR's desktops have it, too."""
+        state = self._own()
+        return f"{state.ip if state else ''}:1"
 
     async def poll(self) -> int | None:
         """None while the pod is there and has not ended, or nobody can say; else its status, or 0."""
