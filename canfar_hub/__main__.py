@@ -1,10 +1,10 @@
-"""The command line: `canfar-hub demo` and `canfar-hub check`."""
+"""The command line: `canfar-hub demo`, `canfar-hub check` and `canfar-hub image`."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from canfar_hub import check, demo
+from canfar_hub import check, demo, image
 from canfar_hub.problem import Problem
 
 
@@ -38,6 +38,16 @@ def _parser() -> argparse.ArgumentParser:
     test = commands.add_parser("check", help="check a site file and its catalogue")
     test.add_argument("site", type=Path, help="the site file")
     test.set_defaults(run=check.run)
+
+    read = commands.add_parser("image", help="write the catalogue entry of an image, from its labels")
+    read.add_argument(
+        "source",
+        metavar="IMAGE",
+        help="reference in a registry that is open to everybody; or a file: an OCI layout or archive,"
+        " what `docker save` writes, or an image's configuration (.json)",
+    )
+    read.add_argument("--name", default="", help="reference by which a cluster pulls the image of a file")
+    read.set_defaults(run=image.run)
     return parser
 
 

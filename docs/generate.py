@@ -71,6 +71,8 @@ def write_all(folder: Path) -> None:
             settings.Limits,
             settings.Ceiling,
             settings.GroupCeiling,
+            settings.OwnKind,
+            settings.SecretHeader,
         ),
         "catalogue": lambda: _models(
             catalogue.CatalogueFile,

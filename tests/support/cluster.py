@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -18,10 +19,13 @@ from astropy.utils.data import get_pkg_data_filename
 
 from canfar_auth.allocator import Allocator
 from canfar_site.settings import Posix
+from canfar_spawner.labels import entry
 from tests.support.identities import SURVEY
 from tests.support.stack import ROOT, Stack, running
 
 NOTEBOOK = os.environ.get("CANFAR_TEST_NOTEBOOK", "localhost/canfar/notebook:test")
+VSCODE = os.environ.get("CANFAR_TEST_VSCODE", "localhost/canfar/vscode:test")
+MARIMO = os.environ.get("CANFAR_TEST_MARIMO", "localhost/canfar/marimo:test")
 PROVISIONER = os.environ.get("CANFAR_TEST_PROVISIONER", "localhost/canfar/provisioner:test")
 BASE = "docker.io/library/debian:bookworm-slim"
 OTHER = "ivo://example.org/gms?other-project"
@@ -77,6 +81,10 @@ class Ground:
             text=True,
             timeout=120,
         )
+
+    def log(self, server: str) -> str:
+        """What the program of one session has printed."""
+        return kubectl("logs", "-n", self.sessions, self.pod(server)["metadata"]["name"], "-c", "notebook")
 
 
 @contextmanager
@@ -201,7 +209,23 @@ def _profiles() -> list[dict[str, Any]]:
             "resources": {"cores": [2], "memory": [1]},
             "extra_resources": {"example.org/telescope": "1"},
         },
+        {
+            "profile": "vscode",
+            "title": "VS Code",
+            "description": "An editor.",
+            "kinds": ["vscode"],
+            "images": [VSCODE],
+            "resources": small,
+        },
+        {**_said_by_labels("marimo", MARIMO), "resources": small},
     ]
+
+
+def _said_by_labels(name: str, image: str) -> dict[str, Any]:
+    """The entry of one of our images, as the labels in its Dockerfile say."""
+    text = (ROOT / "images" / name / "Dockerfile").read_text()
+    labels = dict(re.findall(r'([a-z.-]+)="([^"]*)"', text))
+    return entry(image, labels).model_dump(mode="json", exclude_unset=True)
 
 
 def project(data: Path, name: str, group: str) -> None:

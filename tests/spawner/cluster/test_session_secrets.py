@@ -57,7 +57,7 @@ async def test_the_first_credentials_bring_the_whole_secret(
     store.prepare(spec, OWN)
     await store.write("a@b.org", ["abcd1234"], {CERTIFICATE: "pem", TOKEN: None}, IDS)
     found = data(kube)
-    assert found.keys() == {CERTIFICATE, "session_secret", "passwd", "group", "notebook.sh"}
+    assert found.keys() == {CERTIFICATE, "session_secret", "passwd", "group", *spec.files}
     assert (found[CERTIFICATE], found["session_secret"]) == ("pem", OWN)
     await store.make("abcd1234")
     assert kube.count("create", "secrets") == 1
