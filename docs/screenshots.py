@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.browser import CHROMIUM  # noqa: E402
+from tests.support.browser import CHROMIUM, launch, sign_in  # noqa: E402
 from tests.support.stack import Stack, running, until  # noqa: E402
 
 expect.set_options(timeout=90_000)
@@ -25,6 +25,7 @@ def main() -> None:
             _astronomer(browser, stack)
             _visitor(browser, stack)
             _outsider(browser, stack)
+            _desktop(browser, stack)
         browser.close()
 
 
@@ -120,6 +121,18 @@ def _editor(page: Page, stack: Stack) -> None:
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+def _desktop(browser: Browser, stack: Stack) -> None:
+    """Needs what `requirements/kinds/desktop` installs."""
+    page = _page(browser)
+    sign_in(page, stack.url, "first.last@example.org")
+    launch(page, "Desktop", "Desktop")
+    page.locator("html[data-state=connected]").wait_for(state="attached")
+    page.wait_for_timeout(8000)  # nobody tells when all of Xfce is drawn
+    page.mouse.click(35, 14)
+    page.wait_for_timeout(4000)
+    _take_now(page, "desktop")
 
 
 def _take_now(page: Page, name: str) -> None:

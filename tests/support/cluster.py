@@ -26,6 +26,7 @@ from tests.support.stack import ROOT, Stack, running
 NOTEBOOK = os.environ.get("CANFAR_TEST_NOTEBOOK", "localhost/canfar/notebook:test")
 VSCODE = os.environ.get("CANFAR_TEST_VSCODE", "localhost/canfar/vscode:test")
 MARIMO = os.environ.get("CANFAR_TEST_MARIMO", "localhost/canfar/marimo:test")
+DESKTOP = os.environ.get("CANFAR_TEST_DESKTOP", "localhost/canfar/desktop:test")
 PROVISIONER = os.environ.get("CANFAR_TEST_PROVISIONER", "localhost/canfar/provisioner:test")
 BASE = "docker.io/library/debian:bookworm-slim"
 OTHER = "ivo://example.org/gms?other-project"
@@ -174,6 +175,14 @@ def _profiles() -> list[dict[str, Any]]:
             "images": [NOTEBOOK],
             "resources": small,
             "environment": {"BRACES": "{username} $(skaha_username) $$(HOME) $(NOTHING) $HOME"},
+        },
+        {
+            "profile": "desktop",
+            "title": "Desktop",
+            "description": "Xfce.",
+            "kinds": ["desktop"],
+            "images": [DESKTOP],
+            "resources": small,
         },
         {
             "profile": "dies",

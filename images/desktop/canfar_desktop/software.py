@@ -36,7 +36,13 @@ _ICON = "application-x-executable"
 _ICON_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ICON_DATA = re.compile(r"data:image/(?P<type>png|svg\+xml);base64,(?P<data>[A-Za-z0-9+/=]+)")
 _NO_CATEGORY = "Software"
-_OWN = ("xfce4-terminal.desktop", "thunar.desktop", "org.xfce.mousepad.desktop")
+_OWN = (
+    "xfce4-terminal.desktop",
+    "thunar.desktop",
+    "org.xfce.mousepad.desktop",
+    "xfce-settings-manager.desktop",
+    "xfce4-session-logout.desktop",
+)
 """What belongs to the desktop itself."""
 
 
@@ -200,23 +206,17 @@ def _menu(categories: Mapping[str, Sequence[App]]) -> bytes:
     _add(menu, "Name", "Xfce")
     _add(menu, "DefaultAppDirs")
     _add(menu, "DefaultDirectoryDirs")
-    _include(menu, [*_OWN, "xfce4-session-logout.desktop"])
+    _include(menu, _OWN)
     for number, (category, apps) in enumerate(sorted(categories.items(), key=lambda c: c[0].casefold())):
         part = _add(menu, "Menu")
         _add(part, "Name", f"category-{number}")
         _add(part, "Directory", _category_name(category))
         _include(part, [_entry_name(app) for app in apps] or ["canfar-none.desktop"])
-    settings = _add(menu, "Menu")
-    _add(settings, "Name", "Settings")
-    _add(settings, "Directory", "xfce-settings.directory")
-    _add(_add(settings, "Include"), "Category", "X-XFCE-SettingsDialog")
     layout = _add(menu, "Layout")
     _add(layout, "Merge", type="menus")
     _add(layout, "Separator")
     for name in _OWN:
         _add(layout, "Filename", name)
-    _add(layout, "Separator")
-    _add(layout, "Filename", "xfce4-session-logout.desktop")
     doctype = b'<!DOCTYPE Menu PUBLIC "-//freedesktop//DTD Menu 1.0//EN"\n'
     doctype += b' "http://www.freedesktop.org/standards/menu-spec/1.0/menu.dtd">\n'
     ElementTree.indent(menu)
