@@ -125,6 +125,12 @@ _KINDS = (
         title="CARTA",
         description="The Cube Analysis and Rendering Tool, for images and cubes.",
         port=6901,
+        command=_start("carta.sh"),
+        files=("carta.sh",),
+        environment={"CARTA_AUTH_TOKEN": "$(CANFAR_SECRET)"},
+        secret=Secret(),
+        cookies=False,
+        compress=True,
     ),
     Kind(
         name="desktop",

@@ -26,7 +26,7 @@ from canfar_spawner.local import LocalCanfarSpawner
 from canfar_spawner.planned import PlannedSpawner
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS_EMBEDDED = {"notebook", "contributed", "vscode"}
+RUNS_EMBEDDED = {"notebook", "carta", "desktop", "vscode", "contributed", "desktop-app"}
 """The kinds that the sample catalogue has programs for, and the tests run."""
 
 _NAMED = {

@@ -7,6 +7,8 @@ from playwright.sync_api import Page
 
 CHROMIUM = "/usr/bin/chromium" if Path("/usr/bin/chromium").exists() else shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking"]
+WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+"""Draws WebGL without a graphics card."""
 
 
 def sign_in(page: Page, url: str, name: str) -> None:
