@@ -165,3 +165,11 @@ def test_dot_segments(path):
 )
 def test_no_dot_segments(path):
     assert not has_dot_segment(path)
+
+
+def test_a_session_may_have_no_page():
+    key = split_key("/user/ada/x1")
+    assert parse_route(key, SESSION, host_routing=False).interactive
+    assert not parse_route(key, SESSION | {"interactive": False}, host_routing=False).interactive
+    with pytest.raises(BadRoute, match="true or false"):
+        parse_route(key, SESSION | {"interactive": "no"}, host_routing=False)
