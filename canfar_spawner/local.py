@@ -39,7 +39,7 @@ from canfar_spawner.spec import Refused, SessionSpec, expand
 
 _PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TMPDIR")
 _LOG_LIMIT = 10_000_000  # bytes of what a session prints; kept is the last half
-_BELOW_PORTS = 2000  # by which a display's number is below the port: X servers take those up to 59535
+_DISPLAY_OFFSET = 2000  # X displays are free where ports are, and their number plus 6000 has to be a port's
 _PROBE_INTERVAL = 0.02  # seconds; a start takes on average half of it longer than its program
 
 
@@ -179,11 +179,11 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         return {
             "CANFAR_IP": self.ip,
             "CANFAR_PORT": str(self.port),
-            "CANFAR_DISPLAY": f":{self.port - _BELOW_PORTS}",
-            "CANFAR_ADDRESS": self.ip,
+            "CANFAR_DISPLAY": f":{self.port - _DISPLAY_OFFSET}",
             "CANFAR_SECRET": self.secret,
             "CANFAR_SECRET_FILE": str(directory / "secret"),
             "CANFAR_SYSTEM": str(STARTS),
+            "CANFAR_ADDRESS": self.ip,
             RUNTIME_DIR: str(directory.parent),
             START_ID: self.start_id,
             **credentials.environment(self._credentials(), self.site.credentials),
@@ -217,8 +217,8 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
 
     @property
     def display(self) -> str:
-        """Of the same number as the desktop's port, since ports are free when they are chosen."""
-        return f":{self.server.port - _BELOW_PORTS}"
+        """As `CANFAR_DISPLAY` has it."""
+        return f":{self.server.port - _DISPLAY_OFFSET}"
 
     async def poll(self) -> int | None:
         """None while the program runs, frozen or not; else its exit status, or 0 where nobody knows it."""

@@ -9,7 +9,7 @@ umask 077
 XAUTHORITY=$(mktemp "${TMPDIR:-/tmp}/canfar-x.XXXXXX") || exit 1
 {
   printf '\377\377\000\000\000\000\000\022MIT-MAGIC-COOKIE-1\000\020'
-  cookie=$CANFAR_SECRET
+  read -r cookie <"$CANFAR_SECRET_FILE" || true # no newline ends it
   while [ -n "$cookie" ]; do
     rest=${cookie#??}
     printf "\\$(printf %03o "0x${cookie%"$rest"}")"

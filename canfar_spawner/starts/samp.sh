@@ -6,6 +6,7 @@ if command -v samp_hub >/dev/null; then
   (umask 077 && mkdir -p "${samp_lock%/*}")
   # At an address that applications in other pods reach. Pages have no business with it (SAMP's web profile).
   samp_hub --no-web-profile --addr "$CANFAR_ADDRESS" --log-level WARNING &
+  children="${children-} $!"
 else
   echo "There is no samp_hub here, so the applications of this desktop exchange no data." >&2
 fi

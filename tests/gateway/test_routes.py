@@ -174,3 +174,11 @@ def test_a_landing_is_the_end_of_an_address(landing):
     with pytest.raises(BadRoute):
         parse_route(("user", "ada", "x1"), SESSION | {"landing": landing}, host_routing=False)
     assert parse_route(("user", "ada", "x1"), SESSION | {"landing": "lab/tree/a%20b?x=1#y"}, host_routing=False)
+
+
+def test_a_session_may_have_no_page():
+    key = split_key("/user/ada/x1")
+    assert parse_route(key, SESSION, host_routing=False).interactive
+    assert not parse_route(key, SESSION | {"interactive": False}, host_routing=False).interactive
+    with pytest.raises(BadRoute, match="true or false"):
+        parse_route(key, SESSION | {"interactive": "no"}, host_routing=False)

@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from canfar_auth.identity import GroupSet, PosixGroup, PosixIds
-from canfar_site.settings import OwnKind, Removal
+from canfar_site.settings import Cluster, OwnKind, Removal, Volume
 from canfar_spawner import policy
 from canfar_spawner.catalogue import Profile
 from canfar_spawner.kinds import kinds_of
-from canfar_spawner.policy import Usage, choose_id, offer, plan
+from canfar_spawner.policy import Usage, choose_id, offer, offer_apps, plan
 from canfar_spawner.request import parse_options
-from canfar_spawner.spec import Refused
+from canfar_spawner.spec import Desktop, Refused
 from tests.support.identities import ADMINS, SURVEY, USERS, identity
 
 IDLE = Usage(active=0)
@@ -287,3 +287,72 @@ def test_a_kind_that_a_site_defines_is_one_like_the_others(site, catalogue):
     )
     assert (spec.command, spec.cookies) == (("viewer", "$(CANFAR_PORT)"), False)
     assert spec.secret.headers("word") == {"X-Word": "word"}
+
+
+DESKTOP = Desktop(id="desk1234", server="desk", start="s1", display=":7")
+ON_DESKTOP = Usage(active=2, desktops={DESKTOP: 1})
+
+
+def _desktops(site, catalogue):
+    """The site and the catalogue with desktops and an application for all, and one for the survey."""
+    limits = site.limits.model_copy(update={"desktop_apps": 2})
+    site = site.model_copy(update={"kinds": ("desktop", "desktop-app"), "limits": limits})
+    common = {"title": "T", "description": "D", "images": ["example.org/x:1"]}
+    entries = [
+        {"profile": "desk", "kinds": ["desktop"], **common},
+        {"profile": "ds9", "kinds": ["desktop-app"], "command": ["ds9", "-view"], **common},
+        {"profile": "secret", "kinds": ["desktop-app"], "groups": [SURVEY], **common},
+    ]
+    return site, replace(catalogue, profiles=tuple(Profile.model_validate(entry) for entry in entries))
+
+
+def test_an_application_is_planned_for_the_desktop_it_names(site, catalogue):
+    site, catalogue = _desktops(site, catalogue)
+    spec = decide({"profile": "ds9", "desktop": "desk1234"}, identity(USERS), site, catalogue, ON_DESKTOP)
+    assert (spec.kind, spec.desktop, spec.interactive) == ("desktop-app", DESKTOP, False)
+    assert spec.command == ("/bin/sh", "$(CANFAR_SYSTEM)/desktop-app.sh", "ds9", "-view")
+    assert spec.variables["DISPLAY"] == ":7"
+    lock = "std-lockurl:file:///arc/home/astronomer/.cache/canfar/samp/desk1234/hub"
+    assert spec.variables["SAMP_HUB"] == lock
+    assert "CANFAR_APPS_URL" not in spec.variables
+
+
+def test_a_desktop_knows_where_its_applications_are_asked_for(site, catalogue):
+    site, catalogue = _desktops(site, catalogue)
+    spec = decide({"profile": "desk"}, identity(USERS), site, catalogue)
+    path = "/hub/api/desktops/abcd1234/apps"
+    assert spec.variables["CANFAR_APPS_URL"] == f"https://hub.example.org{path}"
+    assert "/samp/abcd1234/hub" in spec.variables["SAMP_HUB"]
+    assert "DISPLAY" not in spec.variables
+    inside = Cluster(volume=Volume(claim="data"), hub_url="http://hub.canfar.svc")
+    spec = decide({"profile": "desk"}, identity(USERS), site.model_copy(update={"cluster": inside}), catalogue)
+    assert spec.variables["CANFAR_APPS_URL"] == f"http://hub.canfar.svc{path}"
+
+
+@pytest.mark.parametrize(
+    ("options", "on", "status", "said"),
+    [
+        ({"profile": "ds9"}, 0, 400, "from the menu"),
+        ({"profile": "ds9", "kind": "desktop-app"}, 0, 400, "from the menu"),
+        ({"profile": "ds9", "desktop": "other123"}, 0, 409, "no running desktop"),
+        ({"profile": "ds9", "desktop": ""}, 0, 409, "no running desktop"),
+        ({"profile": "ds9", "desktop": "desk1234"}, 2, 403, "2 of 2 applications"),
+        ({"profile": "secret", "desktop": "desk1234"}, 0, 403, "survey-x"),
+        ({"profile": "desk", "desktop": "desk1234"}, 0, 400, "not on offer"),
+        ({"profile": "ds9", "kind": "desktop", "desktop": "desk1234"}, 0, 400, "not on offer"),
+    ],
+)
+def test_refusals_of_applications(site, catalogue, options, on, status, said):
+    site, catalogue = _desktops(site, catalogue)
+    with pytest.raises(Refused) as refused:
+        decide(options, identity(USERS), site, catalogue, Usage(active=0, desktops={DESKTOP: on}))
+    assert refused.value.status == status
+    assert said in refused.value.sentence
+
+
+def test_the_menu_and_the_picker_offer_different_things(site, catalogue):
+    site, catalogue = _desktops(site, catalogue)
+    assert [entry.profile for entry in offer(identity(USERS), site, catalogue, IDLE).profiles] == ["desk"]
+    assert [entry.profile for entry in offer_apps(identity(USERS), site, catalogue)] == ["ds9"]
+    assert [e.profile for e in offer_apps(identity(USERS, SURVEY), site, catalogue)] == ["ds9", "secret"]
+    assert offer_apps(identity(SURVEY), site, catalogue) == ()

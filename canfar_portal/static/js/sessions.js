@@ -16,6 +16,7 @@ const rows = () => [...page.querySelectorAll(".cf-session")];
 /** @param {HTMLElement} row @param {string} state */
 function show(row, state) {
   if (row.dataset.state === state) return;
+  if (state === "stopped" && "app" in row.dataset) return leave(row, "ended");
   row.dataset.state = state;
   const word = state[0].toUpperCase() + state.slice(1);
   /** @type {HTMLElement} */ (row.querySelector("[data-slot=state]")).textContent = word;
@@ -70,7 +71,7 @@ async function end(row, remove) {
     const response = await stop(user, row.dataset.serverName ?? "", remove);
     if (remove) leave(row);
     else if (response.status === 202) follow();
-    else show(row, "stopped");
+    else await refresh(); // with a desktop, the applications on it have ended
   } catch (problem) {
     show(row, before);
     for (const button of row.querySelectorAll("button")) button.disabled = false;
@@ -79,11 +80,11 @@ async function end(row, remove) {
   }
 }
 
-/** @param {HTMLElement} row */
-function leave(row) {
+/** @param {HTMLElement} row @param {string} [how] */
+function leave(row, how = "deleted") {
   const next = /** @type {HTMLElement | null} */ (row.nextElementSibling ?? row.previousElementSibling);
   row.remove();
-  status.textContent = `${row.dataset.title}: deleted`;
+  status.textContent = `${row.dataset.title}: ${how}`;
   if (!next) location.reload();
   else {
     next.tabIndex = -1;

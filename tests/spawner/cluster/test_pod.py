@@ -16,8 +16,9 @@ from canfar_site.settings import Cluster, Credentials
 from canfar_spawner.cluster import pod
 from canfar_spawner.cluster.image_accounts import init_container
 from canfar_spawner.cluster.pod import Start, harden
+from canfar_spawner.cluster.state import PodState
 from canfar_spawner.kinds import KINDS
-from canfar_spawner.spec import Mount, Placement, SessionSpec
+from canfar_spawner.spec import Desktop, Mount, Placement, SessionSpec
 from tests.support.identities import SURVEY
 
 CLUSTER = Cluster.model_validate({"volume": {"claim": "data"}})
@@ -375,3 +376,23 @@ def test_a_site_chooses_whether_an_images_accounts_are_known(spec: SessionSpec) 
     mounts = {m["mountPath"]: m["name"] for m in container(made)["volumeMounts"]}
     assert mounts["/etc/passwd"] == mounts["/etc/group"] == "canfar-merged"
     assert "initContainers" not in harden(built(), spec, START, CLUSTER)["spec"]
+
+
+def test_an_application_goes_with_the_pod_of_its_desktop(spec: SessionSpec) -> None:
+    owner = PodState(name="jupyter-desk", uid="u1", start="s", owner="a", server="desk", phase="Running")
+    app = replace(
+        spec,
+        kind="desktop-app",
+        files=("desktop-app.sh", "desktop-terminal.sh"),
+        desktop=Desktop(id="desk1234", server="desk", start="s", display="10.1.2.3:1"),
+    )
+    made = harden(built(), app, Start("s2", "canfar-app", {}, owner), CLUSTER)
+    assert made["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "Pod", "name": "jupyter-desk", "uid": "u1"}
+    ]
+    starts = next(one for one in made["spec"]["volumes"] if one["name"] == "canfar-starts")
+    assert starts["secret"]["defaultMode"] == 0o555
+    assert [item["key"] for item in starts["secret"]["items"]] == ["desktop-app.sh", "desktop-terminal.sh"]
+    main = made["spec"]["containers"][0]
+    address = {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert {"name": "CANFAR_ADDRESS", "valueFrom": address} in main["env"]
