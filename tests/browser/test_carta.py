@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
     pytest.mark.skipif(carta.NPM is None, reason="npm is not installed, which fetches CARTA's front end"),
 ]
-SLOW = 120_000  # milliseconds that a page may take on a busy machine
+SLOW = 90_000  # milliseconds that a page may take on a busy machine
 expect.set_options(timeout=SLOW)
 
 
@@ -55,7 +55,7 @@ def test_an_image_named_in_a_link_is_shown_with_its_coordinates(
     page.context.clear_cookies(domain=re.compile(r".+\.localhost"))
     page.goto(f"{address}?file=projects/survey-x/m13.fits")
     expect(page).to_have_url(f"{address}?file=projects/survey-x/m13.fits")
-    told = page.locator(":has(> .cursor-info-item)").first
+    told = page.get_by_test_id("viewer-cursor-info-bar").first
     expect(told).to_be_visible()
     assert "token" not in page.url
     # Nothing is asked first.
@@ -65,9 +65,9 @@ def test_an_image_named_in_a_link_is_shown_with_its_coordinates(
     box = picture.bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + box["height"] * 0.45, steps=4)
-    expect(told).to_have_text(re.compile(r"Image: \([\d.]+, [\d.]+\); [\d.]+"))
+    expect(told).to_have_text(re.compile(r"WCS: .*Image: .*Value: +\d"))
     compare(told.inner_text(), fits.open(stack.data / "arc/projects/survey-x/m13.fits")[0])
-    assert colours(page, tmp_path) > 1000
+    assert colours(page, tmp_path) > 100
     page.context.close()
     stack.sign_in(name).stop_all()
 
@@ -82,15 +82,15 @@ def signed_in(browser: Browser, stack: Stack, name: str) -> Page:
 
 def compare(told: str, hdu: fits.PrimaryHDU) -> None:
     """What the page says of the pixel under the cursor is what astropy says."""
-    parts = re.search(r"WCS: \((\S+), (\S+)\); Image: \(([\d.]+), ([\d.]+)\); (\S+)", told)
+    parts = re.search(r"WCS: \((\S+), (\S+)\);\s*Image: \((\d+), (\d+)\);\s*Value:\s+(\S+)", told)
     assert parts, told
-    x, y = float(parts[3]), float(parts[4])
-    assert float(parts[5].rstrip("*")) == pytest.approx(hdu.data[round(y), round(x)], rel=1e-3)
+    x, y = int(parts[3]), int(parts[4])
+    assert float(parts[5]) == pytest.approx(hdu.data[y, x], rel=1e-2)
     sky = WCS(hdu.header).pixel_to_world(x, y)
     hours, degrees = (
         np.dot([float(part) for part in text.split(":")], [1, 1 / 60, 1 / 3600]) for text in parts.groups()[:2]
     )
-    assert hours * 15 == pytest.approx(sky.ra.degree, abs=0.3 * 15 / 3600)
+    assert hours * 15 == pytest.approx(sky.ra.degree, abs=2 / 3600)
     assert degrees == pytest.approx(sky.dec.degree, abs=2 / 3600)
 
 
