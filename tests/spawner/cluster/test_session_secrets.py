@@ -68,7 +68,7 @@ async def test_without_credentials_the_secret_is_made_alone(
 ) -> None:
     store.prepare(spec, OWN)
     await store.make("abcd1234")
-    assert data(kube).keys() == {"session_secret", "passwd", "group"}
+    assert data(kube).keys() == {"session_secret", "passwd", "group", *spec.files}
 
 
 async def test_files_are_replaced_and_removed_in_all_of_the_owners_sessions(

@@ -79,7 +79,7 @@ async def test_what_is_made(hub: Hub, kube: FakeKubernetes) -> None:
     (pod,) = sessions(kube)
     main = pod["spec"]["containers"][0]
     assert main["image"] == "example.org/open:2"
-    assert main["command"][:2] == ["jupyter", "lab"]
+    assert main["command"] == ["/bin/sh", "/skaha-system/notebook.sh"]
     assert main["resources"]["limits"]["cpu"] == "2"
     assert float(main["resources"]["requests"]["cpu"]) == 1
     assert int(main["resources"]["limits"]["memory"]) == 2 * 10**9
