@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         found = entry(image.reference, image.labels)
     except LabelError as error:
         raise Problem(f"{image.reference} cannot be offered. {error}") from None
-    given = found.model_dump(mode="json", exclude_unset=True, exclude_defaults=True)
+    given = found.model_dump(mode="json", exclude_unset=True)
     print(yaml.safe_dump({"profiles": [given]}, sort_keys=False, allow_unicode=True, width=1000), end="")
     return 0
 

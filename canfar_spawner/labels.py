@@ -43,16 +43,16 @@ def entry(image: str, labels: Mapping[str, str], kinds: Mapping[str, Kind] = KIN
     _refuse_unknown(labels)
     name = image.partition("@")[0].rpartition("/")[2].partition(":")[0]
     title = _line(labels.get(TITLE, "")) or name
-    found = {
+    found: dict[str, object] = {
         "profile": _slug(name),
         "title": title,
         "description": _line(labels.get(DESCRIPTION, "")) or title,
         "kinds": _kinds(labels),
         "images": (image,),
-        "environment": {
-            k.removeprefix(_ENVIRONMENT): v for k, v in labels.items() if k.startswith(_ENVIRONMENT)
-        },
     }
+    variables = {k.removeprefix(_ENVIRONMENT): v for k, v in labels.items() if k.startswith(_ENVIRONMENT)}
+    if variables:
+        found["environment"] = variables
     for setting in ("path", "ready_path"):
         if _FIELDS[setting] in labels:
             found[setting] = labels[_FIELDS[setting]].strip()

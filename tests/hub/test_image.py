@@ -264,3 +264,7 @@ def test_what_is_printed_is_yaml_without_what_goes_without_saying(registry: Regi
     assert main(["image", f"{registry.host}/team/tool:1"]) == 0
     (found,) = yaml.safe_load(capsys.readouterr().out)["profiles"]
     assert set(found) == {"profile", "title", "description", "kinds", "images"}
+    registry.image(LABELS, "2")
+    assert main(["image", f"{registry.host}/team/tool:2"]) == 0
+    (found,) = yaml.safe_load(capsys.readouterr().out)["profiles"]
+    assert found["secret"] == {"header": "Authorization", "scheme": "Bearer"}
