@@ -65,7 +65,8 @@ def test_an_image_named_in_a_link_is_shown_with_its_coordinates(
     box = picture.bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + box["height"] * 0.45, steps=4)
-    expect(told).to_have_text(re.compile(r"WCS: .*Image: .*Value: +\d"))
+    # A star marks a value that the program has not confirmed yet.
+    expect(told).to_have_text(re.compile(r"WCS: .*Image: .*Value:\s+\d[^*]*$"))
     compare(told.inner_text(), fits.open(stack.data / "arc/projects/survey-x/m13.fits")[0])
     assert colours(page, tmp_path) > 100
     page.context.close()
