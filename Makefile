@@ -23,10 +23,9 @@ test: .venv/test.ready ## run the core tests, under 10 minutes
 	@requirements/system --optional chromium fonts-dejavu-core postgresql
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not slow and not cluster"
 
-test-all: .venv/test.ready ## run the slow tests too
+test-all: test ## run the core tests, install every kind's programs, and run the slow tests too
 	@requirements/programs all
-	@requirements/system --optional chromium fonts-dejavu-core postgresql
-	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not cluster"
+	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "slow and not cluster"
 
 test-cluster: .venv/test.ready ## run the tests on the cluster of KUBECONFIG, from where its pods can be reached
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m cluster

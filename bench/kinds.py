@@ -1,7 +1,7 @@
 """What the platform adds to the start of each kind, beside the same program alone, in turns in one run.
 
-A session: from the request to the hub until the program answers through the gateway. Alone: the same command in the
-same environment, at another port, until it answers there. Kinds whose program is not on the machine are left out.
+A session: from the request to the hub until the program answers through the gateway. Alone: the same command in
+the same environment, at another port, until it answers there. Kinds without a program on the machine are left out.
 """
 
 import os
@@ -36,7 +36,10 @@ READY = {"contributed": "health"}
 def measure() -> dict[str, Any]:
     """Seconds from the request to the first answer, as a session and alone, for each kind."""
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "data", "--kinds", *PROFILES) as stack:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder) / "data", "--kinds", " ".join(PROFILES)) as stack,
+    ):
         person = stack.sign_in("astronomer")
         for kind, profile in PROFILES.items():
             if _session(person, kind, profile) is None:  # the first start makes caches that later ones find
