@@ -7,13 +7,16 @@ import base64
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from traitlets import TraitError
 
 from canfar_spawner.cluster.spawner import CanfarSpawner
+from canfar_spawner.planned import _site
 from tests.spawner.cluster.conftest import Hub, MakeHub
 from tests.support.kubernetes_api import Behaviour, Crash, FakeKubernetes, Pull
 
@@ -71,6 +74,67 @@ async def test_a_start_takes_three_calls_and_a_poll_none(hub: Hub, kube: FakeKub
     assert sorted(asked) == [("create", "pods"), ("create", "secrets"), ("patch", "secrets")]
     assert await spawner.poll() is None
     assert len(kube.requests) == before + 3
+
+
+def add_registries(site_file: Path, password: str = "pass") -> Path:
+    """Has the site know a name and a password for the registry of its images."""
+    path = site_file.parent / "registries.json"
+    auth = base64.b64encode(f"robot:{password}".encode()).decode()
+    other = base64.b64encode(b"other:other").decode()
+    auths = {"example.org": {"auth": auth}, "other.example.org": {"auth": other}}
+    path.write_text(json.dumps({"auths": auths}))
+    settings = yaml.safe_load(site_file.read_text())
+    settings["cluster"]["registries"] = path.name
+    site_file.write_text(yaml.safe_dump(settings))
+    _site.cache_clear()
+    return path
+
+
+async def test_a_private_image_takes_five_calls_and_has_a_pull_secret_of_its_own(
+    site_file: Path, make_hub: MakeHub, kube: FakeKubernetes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = add_registries(site_file)
+    hub = await make_hub()
+    CanfarSpawner.check(hub.app)
+    await hub.start("first")
+    await ready(hub, "first")
+    before = len(kube.requests)
+    add_registries(site_file, "n3w-passw0rd")  # which is read anew
+    await hub.start("second")
+    spawner = await ready(hub, "second")
+    asked = sorted((one.verb, one.resource) for one in kube.requests[before:])
+    assert asked == [("create", "pods"), *[("create", "secrets")] * 2, *[("patch", "secrets")] * 2]
+    pod = next(one for one in sessions(kube) if one["metadata"]["name"] == spawner.pod_name)
+    (named,) = pod["spec"]["imagePullSecrets"]
+    found = kube.get("secrets", named["name"])
+    assert found is not None
+    assert found["type"] == "kubernetes.io/dockerconfigjson"
+    auth = base64.b64encode(b"robot:n3w-passw0rd").decode()
+    content = base64.b64decode(found["data"][".dockerconfigjson"]).decode()
+    assert json.loads(content) == {"auths": {"example.org": {"auth": auth}}}
+    assert found["metadata"]["labels"]["canfar.net/id"] == spawner.spec.id
+    assert found["metadata"]["ownerReferences"][0]["uid"] == pod["metadata"]["uid"]
+    told = json.dumps([spawner.get_state(), pod]) + caplog.text
+    assert "n3w-passw0rd" not in told
+    assert auth not in told
+    await hub.stop("second")
+    await over(hub, "second")
+    assert not kube.get("secrets", named["name"])
+    path.write_text("{")
+    assert "private images is not usable; tell help@example.org" in await refused(hub, "third")
+    with pytest.raises(TraitError, match=r"registries.json: is not JSON"):
+        CanfarSpawner.check(hub.app)
+
+
+async def test_a_start_that_fails_leaves_no_pull_secret(
+    site_file: Path, make_hub: MakeHub, kube: FakeKubernetes
+) -> None:
+    add_registries(site_file)
+    hub = await make_hub(modify_pod_hook=lambda spawner, pod: 1 / 0)
+    await hub.start("mine")
+    await over(hub, "mine")
+    assert kube.count("create", "secrets") == 2
+    await until(lambda: not kube.secrets(), "no Secret left")
 
 
 async def test_what_is_made(hub: Hub, kube: FakeKubernetes) -> None:
@@ -398,11 +462,18 @@ async def test_a_profile_list_that_raises_is_no_fault_of_the_hub(make_hub: MakeH
 
 
 async def test_text_that_a_callable_gives_is_no_template(make_hub: MakeHub, kube: FakeKubernetes) -> None:
-    hub = await make_hub(environment={"TITLE": lambda spawner: "{unescaped_username.__class__}", "N": 3})
+    asked: list[Any] = []
+
+    def title(spawner: Any) -> str:
+        asked.append(spawner)
+        return "{unescaped_username.__class__}"
+
+    hub = await make_hub(environment={"TITLE": title, "N": 3})
     await hub.start("mine")
     await ready(hub, "mine")
     found = {one["name"]: one.get("value") for one in sessions(kube)[0]["spec"]["containers"][0]["env"]}
     assert (found["TITLE"], found["N"]) == ("{unescaped_username.__class__}", "3")
+    assert len(asked) == 1
 
 
 async def test_a_hook_that_fails_leaves_nothing_behind(make_hub: MakeHub, kube: FakeKubernetes) -> None:
