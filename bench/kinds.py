@@ -1,7 +1,7 @@
 """What the platform adds to the start of each kind, beside the same program alone, in turns in one run.
 
 A session: from the request to the hub until the program answers through the gateway. Alone: the same command in
-the same environment, at another port, until it answers there. Kinds without a program on the machine are left out.
+the same environment, at another port, until it answers there. Kinds that have no program here are left out.
 """
 
 import os

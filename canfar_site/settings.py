@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -417,6 +417,18 @@ class Cluster(Settings):
         description="The address without a path under which pods reach the hub's API, where that is not"
         " `public_url`. Desktops start applications through it.",
     )
+    strict_groups: bool = Field(
+        False,
+        description="Whether pods say `supplementalGroupsPolicy: Strict`, so that an image's own `/etc/group`"
+        " gives its sessions no further groups. It is off, since nodes must serve it (Kubernetes 1.33 and"
+        " containerd 2.0 or newer do): others start no session that asks for it.",
+    )
+    registries: Path | None = Field(
+        None,
+        description="A file with the names and passwords for private images, of the form of Docker's"
+        " `config.json` (`auths`), relative to the site file. The hub alone reads it. A session whose image's"
+        " registry is in it gets a pull Secret of its own with that one entry.",
+    )
 
 
 class Site(Settings):
@@ -499,7 +511,7 @@ class Site(Settings):
 
 
 def load_site(path: Path) -> Site:
-    """Reads a site file; a relative catalogue folder is taken from where the file lies.
+    """Reads a site file; relative paths in it are taken from where the file lies.
 
     Raises
     ------
@@ -507,7 +519,12 @@ def load_site(path: Path) -> Site:
         The file is missing, malformed, or holds a wrong setting: one line that says where and what.
     """
     site = load(path, Site)
-    return site.model_copy(update={"catalogue": path.resolve().parent / site.catalogue})
+    folder = path.resolve().parent
+    found: dict[str, Any] = {"catalogue": folder / site.catalogue}
+    if site.cluster and site.cluster.registries:
+        registries = {"registries": folder / site.cluster.registries}
+        found["cluster"] = site.cluster.model_copy(update=registries)
+    return site.model_copy(update=found)
 
 
 def load_site_or_exit(path: str) -> Site:

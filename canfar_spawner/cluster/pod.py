@@ -63,11 +63,18 @@ class Start:
     """As `environment` gives it."""
     owner: PodState | None = None
     """The pod that it ends with, whether the hub sees to it or not."""
+    pull_secret: str = ""
+    """The Secret with which its image can be had; empty for a public image."""
 
 
 def secret_name(session_id: str) -> str:
     """The name of a session's Secret."""
     return f"canfar-{session_id}"
+
+
+def pull_secret_name(session_id: str) -> str:
+    """The name of the Secret with which nodes get a session's image."""
+    return f"{secret_name(session_id)}-pull"
 
 
 def traits(spec: SessionSpec, cluster: Cluster) -> dict[str, Any]:
@@ -180,11 +187,13 @@ def harden(pod: Mapping[str, Any], spec: SessionSpec, start: Start, cluster: Clu
         "enableServiceLinks": False,
         "restartPolicy": "Never",  # a program that ends is told to its user, not begun anew without their data
         "hostname": safe_slug(spec.name or spec.id, is_valid=is_valid_default),
-        "securityContext": _pod_security(body.get("securityContext") or {}, spec),
+        "securityContext": _pod_security(body.get("securityContext") or {}, spec, cluster),
         "nodeSelector": {**(body.get("nodeSelector") or {}), **spec.placement.selector},
         "tolerations": [*(body.get("tolerations") or ()), *map(dict, spec.placement.tolerations)],
         "volumes": [*(body.get("volumes") or ()), *_volumes(spec, start, cluster)],
     }
+    if start.pull_secret:
+        body["imagePullSecrets"] = [*(body.get("imagePullSecrets") or ()), {"name": start.pull_secret}]
     if cluster.image_accounts:
         body["volumes"].append({"name": _MERGED, "emptyDir": {"sizeLimit": "1M"}})
         merging = init_container(spec.image, _ACCOUNTS, _MERGED)
@@ -196,13 +205,15 @@ def harden(pod: Mapping[str, Any], spec: SessionSpec, start: Start, cluster: Clu
     return made
 
 
-def _pod_security(given: Mapping[str, Any], spec: SessionSpec) -> dict[str, Any]:
+def _pod_security(given: Mapping[str, Any], spec: SessionSpec, cluster: Cluster) -> dict[str, Any]:
     """Without fsGroup: with it, nodes give everybody's files on the shared volume to one group."""
     kept = {key: value for key, value in given.items() if not key.startswith("fsGroup")}
     found = {**kept, "runAsNonRoot": True, "seccompProfile": _LOCKED["seccompProfile"]}
     if spec.ids is not None:
         groups = [group.gid for group in spec.ids.groups]
         found |= {"runAsUser": spec.ids.uid, "runAsGroup": spec.ids.gid, "supplementalGroups": groups}
+    if cluster.strict_groups:
+        found["supplementalGroupsPolicy"] = "Strict"
     return found
 
 

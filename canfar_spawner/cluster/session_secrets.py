@@ -1,4 +1,7 @@
-"""The Secret of each session: its own secret, its account files, and its user's credentials."""
+"""The Secret of each session: its own secret, its account files, and its user's credentials.
+
+Beside it is a second one where the image is private: nodes read it, and it has a type of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from typing import Any
 
 from canfar_auth.identity import PosixIds
 from canfar_spawner.cluster.api import Api, ApiRefused, ApiUnavailable, connected
-from canfar_spawner.cluster.pod import ID, labels, secret_data, secret_name
+from canfar_spawner.cluster.pod import ID, labels, pull_secret_name, secret_data, secret_name
 from canfar_spawner.credentials import EXPIRES
 from canfar_spawner.spec import SessionSpec
 
 log = logging.getLogger("canfar.credentials")
 
+_PULL, _PULL_TYPE = ".dockerconfigjson", "kubernetes.io/dockerconfigjson"
 _OWNER = "canfar.net/owner"
 """The annotation with the user's name, which need not be fit for a label."""
 
@@ -31,31 +35,40 @@ class SessionSecrets:
         self._path = f"/api/v1/namespaces/{namespace}/secrets"
         self._prepared: dict[str, dict[str, Any]] = {}
         """Secrets that are to be made, by session."""
+        self._pulls: dict[str, dict[str, Any]] = {}
+        """Pull Secrets that are to be made, by session."""
+        self._pulling: set[str] = set()
+        """Sessions that start or run with a pull Secret, as far as this hub started them."""
         self._read: dict[str, str] | None = None
 
     # The life of one Secret
 
-    def prepare(self, spec: SessionSpec, secret: str) -> None:
-        """Has the Secret of a session that starts made with the first credentials, or by `make`."""
-        self._prepared[spec.id] = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": secret_name(spec.id),
-                "labels": {"app.kubernetes.io/part-of": "canfar", **labels(spec)},
-                "annotations": {_OWNER: spec.owner},
-            },
-            "type": "Opaque",
-            "data": _encoded(secret_data(spec, secret)),
-        }
+    def prepare(self, spec: SessionSpec, secret: str, pull: str = "") -> None:
+        """Has the Secret of a session that starts made with the first credentials, or by `make`.
+
+        `pull` is the content of its pull Secret; without, it has none.
+        """
+        self._prepared[spec.id] = _secret(
+            spec, secret_name(spec.id), "Opaque", _encoded(secret_data(spec, secret))
+        )
+        self._pulling.discard(spec.id)
+        if pull:
+            data = _encoded({_PULL: pull})
+            self._pulls[spec.id] = _secret(spec, pull_secret_name(spec.id), _PULL_TYPE, data)
+            self._pulling.add(spec.id)
 
     async def make(self, session: str) -> None:
-        """Makes the Secret, unless the first credentials brought it. Raises ``ApiUnavailable``, ``ApiRefused``.
+        """Makes what the first credentials did not bring. Raises ``ApiUnavailable``, ``ApiRefused``."""
+        await self._make_prepared(self._prepared, session)
+        await self._make_prepared(self._pulls, session)
+
+    async def _make_prepared(self, prepared: dict[str, dict[str, Any]], session: str) -> None:
+        """Makes a Secret that is to be made.
 
         One that is there already is an earlier start's, with whose pod it would go, or was made by a call whose
         answer was lost: a new one takes its place.
         """
-        body = self._prepared.get(session)
+        body = prepared.get(session)
         if body is None:
             return
         try:
@@ -63,17 +76,23 @@ class SessionSecrets:
         except ApiRefused as refused:
             if refused.status != 409:
                 raise
-            await self._api.delete(self._of(session))
+            await self._api.delete(f"{self._path}/{body['metadata']['name']}")
             await self._api.create(self._path, body)
-        self._prepared.pop(session, None)
+        prepared.pop(session, None)
 
     async def give_to(self, session: str, pod: str, uid: str) -> None:
-        """Makes a pod the owner of its session's Secret."""
+        """Makes a pod the owner of its session's Secrets."""
         owner = {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}
-        await self._api.patch(self._of(session), {"metadata": {"ownerReferences": [owner]}})
+        change = {"metadata": {"ownerReferences": [owner]}}
+        await self._api.patch(self._of(session), change)
+        if session in self._pulling:
+            await self._api.patch(self._pull_of(session), change)
 
     def _of(self, session: str) -> str:
         return f"{self._path}/{secret_name(session)}"
+
+    def _pull_of(self, session: str) -> str:
+        return f"{self._path}/{pull_secret_name(session)}"
 
     # CredentialStore
 
@@ -98,7 +117,7 @@ class SessionSecrets:
         if (body := self._prepared.get(session)) is not None:
             there = {name: text for name, text in files.items() if text is not None}
             body["data"] |= _encoded(there)
-            await self.make(session)
+            await self._make_prepared(self._prepared, session)
             return
         try:
             await self._api.patch(self._of(session), {"data": _encoded(files)})
@@ -107,10 +126,14 @@ class SessionSecrets:
                 raise
 
     async def remove(self, owner: str, session: str, left: Collection[str]) -> None:
-        """Removes the Secret of a session that ended. Raises ``OSError``."""
+        """Removes the Secrets of a session that ended. Raises ``OSError``."""
         self._prepared.pop(session, None)
+        self._pulls.pop(session, None)
         try:
             await self._api.delete(self._of(session))
+            if session in self._pulling:  # others go with their pods
+                await self._api.delete(self._pull_of(session))
+                self._pulling.discard(session)
         except (ApiUnavailable, ApiRefused) as error:
             raise _as_os_error(error) from None
 
@@ -123,7 +146,7 @@ class SessionSecrets:
                 session = item["metadata"]["labels"][ID]
                 if session not in kept:
                     log.info("Credentials of session %s are removed: it does not run.", session)
-                    await self._api.delete(self._of(session))
+                    await self._api.delete(f"{self._path}/{item['metadata']['name']}")
         except (ApiUnavailable, ApiRefused) as error:
             raise _as_os_error(error) from None
 
@@ -151,6 +174,21 @@ class SessionSecrets:
 def store(namespace: str) -> SessionSecrets:
     """The Secrets of a hub that finds its cluster as client programs do: from within it, or by KUBECONFIG."""
     return SessionSecrets(Api(connected), namespace)
+
+
+def _secret(spec: SessionSpec, name: str, kind: str, data: Mapping[str, str | None]) -> dict[str, Any]:
+    """One of a session's Secrets, as it is sent."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": name,
+            "labels": {"app.kubernetes.io/part-of": "canfar", **labels(spec)},
+            "annotations": {_OWNER: spec.owner},
+        },
+        "type": kind,
+        "data": dict(data),
+    }
 
 
 def _encoded(files: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapp
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import aiohttp
@@ -17,10 +18,11 @@ from traitlets import TraitError, default
 
 from canfar_auth.identity import PosixIds
 from canfar_auth.outbound import Unavailable
-from canfar_site.settings import Cluster
+from canfar_site.settings import Cluster, load_site
+from canfar_site.yamlfile import FileError
 from canfar_spawner import desktops, turnstile
 from canfar_spawner.catalogue import Catalogue, Profile
-from canfar_spawner.cluster import pod
+from canfar_spawner.cluster import pod, registries
 from canfar_spawner.cluster.api import Api, ApiRefused, ApiUnavailable, connected, persistently
 from canfar_spawner.cluster.homes import Homes
 from canfar_spawner.cluster.orphans import ORPHANS, Sweeper
@@ -73,6 +75,10 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
 
     _shared: ClassVar[dict[tuple[Any, str], Namespace]] = {}
     _pod_uid = ""
+    _environment: dict[str, str] | None = None
+    """What `get_env` gave for the present start."""
+    _is_private = False
+    """Whether the image needs a pull Secret."""
     _patience = 0.0
     """Seconds that the present start may take once it has its turn."""
     _deadline = 0.0
@@ -94,6 +100,18 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
             listed = config.get("profile_list")
             if sentence := cls._misconfigured(config.get("fs_gid"), listed if not callable(listed) else None):
                 raise TraitError(f"c.{section}: {sentence}")
+            if path := config.get("site_file"):
+                cls._check_site(Path(path))
+
+    @staticmethod
+    def _check_site(path: Path) -> None:
+        """Reads what the site file names. Raises ``TraitError``."""
+        try:
+            site = load_site(path)
+            if site.cluster and site.cluster.registries:
+                registries.read(site.cluster.registries)
+        except FileError as error:
+            raise TraitError(f"A file of this site is not usable. {error}") from None
 
     @staticmethod
     def _misconfigured(fs_gid: object, profile_list: object) -> str:
@@ -200,13 +218,17 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         """The session's variables and the administrator's; none of the hub, and no token."""
         if self.spec is None:
             return {}
+        if self._environment is None:
+            self._environment = self._made_environment(self.spec)
+        return dict(self._environment)
+
+    def _made_environment(self, spec: SessionSpec) -> dict[str, str]:
         # As upstream: what an administrator wrote is a template, what a callable gives is text.
         given = {
             name: str(value(self) if callable(value) else self._expand_all(value))
             for name, value in self.environment.items()
         }
-        found: dict[str, str] = pod.environment(self.spec, given, self.site.credentials)
-        return found
+        return pod.environment(spec, given, self.site.credentials)
 
     def get_args(self) -> list[str]:
         """None: the command is the plan's."""
@@ -226,14 +248,20 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         return {**given, **value} if isinstance(value, dict) and isinstance(given, dict) else value
 
     async def _manifest(self, spec: SessionSpec) -> dict[str, Any]:
+        self._environment = None  # of each start once, though upstream asks for it, too
         made = await self.get_pod_manifest()
         if self.modify_pod_hook:
             made = self.modify_pod_hook(self, made)
             made = await made if asyncio.iscoroutine(made) else made
         plain: dict[str, Any] = self._client().sanitize_for_serialization(made)
         desktop = desktops.desktop_of(self) if spec.desktop else None
-        owner = desktop._own() if isinstance(desktop, CanfarSpawner) else None
-        start = pod.Start(self.start_id, pod.secret_name(spec.id), self.get_env(), owner)
+        start = pod.Start(
+            self.start_id,
+            pod.secret_name(spec.id),
+            self.get_env(),
+            owner=desktop._own() if isinstance(desktop, CanfarSpawner) else None,
+            pull_secret=pod.pull_secret_name(spec.id) if self._is_private else "",
+        )
         return pod.harden(plain, spec, start, self.cluster)
 
     def account(self, spec: SessionSpec) -> PosixIds | None:
@@ -256,8 +284,24 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         if sentence := self._misconfigured(self.fs_gid, None):
             self.log.error("%s: %s", type(self).__name__, sentence)
             raise Refused("config", 503, f"This site is not set up rightly; tell {self.site.contact}.")
-        self.shared.secrets.prepare(spec, self.secret)
+        pull = self._pull_config(spec)
+        self._is_private = bool(pull)
+        self.shared.secrets.prepare(spec, self.secret, pull)
         await super()._delegate(spec)
+
+    def _pull_config(self, spec: SessionSpec) -> str:
+        """What nodes need for a private image; empty for others. The file is read anew, since passwords change.
+
+        Raises ``Refused`` (503).
+        """
+        if self.cluster.registries is None:
+            return ""
+        try:
+            return registries.config_for(spec.image, registries.read(self.cluster.registries))
+        except FileError as error:
+            self.log.error("cluster.registries: %s", error)
+            sentence = f"The site's file for private images is not usable; tell {self.site.contact}."
+            raise Refused("registries", 503, sentence) from None
 
     def start(self) -> Coroutine[Any, Any, str]:
         """As the plan has it. The time that a start waits for its turn is not charged to `start_timeout`."""

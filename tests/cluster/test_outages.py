@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Ground, ground, hub, new_data
+from tests.support.cluster import Ground, ground, hub, listed, new_data
 from tests.support.cred_server import TrialCredServer
 from tests.support.stack import Person, Stack, until
 
@@ -73,14 +73,34 @@ def opens(person: Person, server: str) -> str:
     return str(page.url) if page is not None and page.status_code == 200 else ""
 
 
-def test_the_kubelet_is_away(astronomer: Person, notebook: str, cluster: Ground) -> None:
-    before = cluster.pod(notebook)["metadata"]["uid"]
-    page = str(astronomer.server(notebook)["full_url"])
+def test_a_lost_node_is_told_and_its_session_stays(
+    astronomer: Person, notebook: str, cluster: Ground, stack: Stack
+) -> None:
+    pod = cluster.pod(notebook)
+    node, address = pod["spec"]["nodeName"], str(astronomer.server(notebook)["full_url"])
+
+    def is_told() -> bool:
+        page = astronomer.browser.get(f"{stack.url}/hub/home")
+        return f"The cluster has lost touch with {node}" in page.text
+
+    assert not is_told()
     with without("kubelet"):
-        assert astronomer.browser.get(page).status_code == 200
-    assert astronomer.browser.get(page).status_code == 200
-    assert cluster.pod(notebook)["metadata"]["uid"] == before
-    assert astronomer.server(notebook)["ready"]
+        # The cluster itself waits for a node: 50 s, unless it is told otherwise.
+        until(lambda: ready(node) != "True", "the node given up", patience=120)
+        until(is_told, "the user told", patience=10)
+        assert astronomer.browser.get(address).status_code == 200
+        assert astronomer.server(notebook)["ready"]
+    until(lambda: ready(node) == "True", "the node back")
+    until(lambda: not is_told(), "the notice gone")
+    assert cluster.pod(notebook)["metadata"]["uid"] == pod["metadata"]["uid"]
+    assert astronomer.browser.get(address).status_code == 200
+
+
+def ready(node: str) -> str:
+    """What the cluster says of a node: `True`, `False` or `Unknown`."""
+    (found,) = listed("nodes", "--field-selector", f"metadata.name={node}")
+    (status,) = [one["status"] for one in found["status"]["conditions"] if one["type"] == "Ready"]
+    return str(status)
 
 
 def test_a_pod_sees_each_new_certificate(tmp_path_factory: pytest.TempPathFactory, kubeconfig: str) -> None:

@@ -355,6 +355,24 @@ class KubernetesContract:
         async with refused(422, "Invalid"):
             await cluster.core.create_namespaced_secret(cluster.namespace, body)
 
+    @pytest.mark.parametrize(
+        "data", [{"other": encoded("{}")}, {".dockerconfigjson": encoded("no JSON")}], ids=["key", "form"]
+    )
+    async def test_a_pull_secret_without_its_json_is_refused(self, cluster: Cluster, data: Object) -> None:
+        body = {"metadata": {"name": "a"}, "type": "kubernetes.io/dockerconfigjson", "data": data}
+        async with refused(422, "Invalid"):
+            await cluster.core.create_namespaced_secret(cluster.namespace, body)
+
+    async def test_a_pull_secret_keeps_its_type(self, cluster: Cluster) -> None:
+        kind = "kubernetes.io/dockerconfigjson"
+        body = {
+            "metadata": {"name": "a"},
+            "type": kind,
+            "data": {".dockerconfigjson": encoded('{"auths": {}}')},
+        }
+        made = await cluster.core.create_namespaced_secret(cluster.namespace, body)
+        assert made.type == kind
+
     async def test_what_cannot_be_read_is_refused(self, cluster: Cluster) -> None:
         body = {"metadata": {"name": "a"}, "data": {"token": "not base64!"}}
         async with refused(400, "BadRequest"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -282,6 +284,18 @@ def validate(resource: Resource, item: Object) -> None:
         if not _DATA_KEY.fullmatch(key):
             why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
             raise invalid(resource, name, f"data[{key}]", f'Invalid value: "{key}": {why}')
+    if item.get("type") == "kubernetes.io/dockerconfigjson" and not _is_json(item, ".dockerconfigjson"):
+        where = "data[.dockerconfigjson]"
+        raise invalid(resource, name, where, 'Invalid value: "<secret contents redacted>": not JSON')
+
+
+def _is_json(item: Object, key: str) -> bool:
+    """Whether a Secret has JSON under a key."""
+    try:
+        json.loads(base64.b64decode((item.get("data") or {})[key]))
+    except (KeyError, ValueError):
+        return False
+    return True
 
 
 # ---- requests

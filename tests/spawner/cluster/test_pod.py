@@ -168,6 +168,21 @@ def test_what_an_administrator_adds_stays(spec: SessionSpec) -> None:
     assert made["metadata"]["annotations"] == {"a": "b", "canfar.net/start": "s1"}
 
 
+def test_a_site_can_have_no_groups_of_images(spec: SessionSpec) -> None:
+    given = built(securityContext={"supplementalGroupsPolicy": "Merge"})
+    strict = CLUSTER.model_copy(update={"strict_groups": True})
+    security = harden(given, spec, START, strict)["spec"]["securityContext"]
+    assert security["supplementalGroupsPolicy"] == "Strict"
+    assert "supplementalGroupsPolicy" not in harden(built(), spec, START, CLUSTER)["spec"]["securityContext"]
+
+
+def test_a_private_image_has_a_pull_secret_beside_an_administrators(spec: SessionSpec) -> None:
+    given = built(imagePullSecrets=[{"name": "site"}])
+    made = harden(given, spec, replace(START, pull_secret="canfar-abcd1234-pull"), CLUSTER)
+    assert made["spec"]["imagePullSecrets"] == [{"name": "site"}, {"name": "canfar-abcd1234-pull"}]
+    assert harden(given, spec, START, CLUSTER)["spec"]["imagePullSecrets"] == [{"name": "site"}]
+
+
 def test_nothing_is_changed_in_place(spec: SessionSpec) -> None:
     given = built(**deepcopy(HOSTILE))
     before = deepcopy(given)

@@ -71,6 +71,29 @@ async def test_without_credentials_the_secret_is_made_alone(
     assert data(kube).keys() == {"session_secret", "passwd", "group", *spec.files}
 
 
+async def test_a_pull_secret_is_made_given_and_removed_with_the_other(
+    store: SessionSecrets, spec: SessionSpec, kube: FakeKubernetes
+) -> None:
+    store.prepare(spec, OWN, '{"auths": {}}')
+    await store.write("a@b.org", ["abcd1234"], {CERTIFICATE: "pem"}, IDS)
+    await store.make("abcd1234")
+    assert {one["metadata"]["name"] for one in kube.secrets()} == {"canfar-abcd1234", "canfar-abcd1234-pull"}
+    assert data(kube).keys() == {CERTIFICATE, "session_secret", "passwd", "group", *spec.files}
+    assert await store.read("a@b.org") == ""
+    await store.remove("a@b.org", "abcd1234", ())
+    assert not kube.secrets()
+
+
+async def test_a_pull_secret_that_no_session_has_is_swept(
+    store: SessionSecrets, spec: SessionSpec, kube: FakeKubernetes, api: Api
+) -> None:
+    for session in ("abcd1234", "abcd1235"):
+        store.prepare(replace(spec, id=session), OWN, '{"auths": {}}')
+        await store.make(session)
+    await SessionSecrets(api, "sessions").sweep({"a@b.org": ["abcd1234"]})  # as a new hub
+    assert {one["metadata"]["name"] for one in kube.secrets()} == {"canfar-abcd1234", "canfar-abcd1234-pull"}
+
+
 async def test_files_are_replaced_and_removed_in_all_of_the_owners_sessions(
     store: SessionSecrets, spec: SessionSpec, kube: FakeKubernetes
 ) -> None:

@@ -7,13 +7,16 @@ import base64
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from traitlets import TraitError
 
 from canfar_spawner.cluster.spawner import CanfarSpawner
+from canfar_spawner.planned import _site
 from tests.spawner.cluster.conftest import Hub, MakeHub
 from tests.support.kubernetes_api import Behaviour, Crash, FakeKubernetes, Pull
 
@@ -35,6 +38,17 @@ async def until(condition: Callable[[], Any], what: str) -> Any:
 async def ready(hub: Hub, server: str) -> Any:
     await until(lambda: hub.spawner(server).ready, f"{server} ready")
     return hub.spawner(server)
+
+
+def begin(hub: Hub, server: str) -> None:
+    """Asks for a session that cannot be ready soon: the hub's answer, which waits for it, is not waited for."""
+    asked = asyncio.ensure_future(hub.start(server))
+    asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def stages(hub: Hub, server: str) -> str:
+    """What has been told of a start; empty before it."""
+    return str(getattr(hub.user.spawners.get(server), "_stages", ""))
 
 
 async def over(hub: Hub, server: str) -> None:
@@ -61,7 +75,8 @@ def sessions(kube: FakeKubernetes) -> list[dict[str, Any]]:
 # A start and its end
 
 
-async def test_a_start_takes_three_calls_and_a_poll_none(hub: Hub, kube: FakeKubernetes) -> None:
+async def test_a_start_takes_three_calls_and_a_poll_none(make_hub: MakeHub, kube: FakeKubernetes) -> None:
+    hub = await make_hub(k8s_api_request_timeout=60)  # none is made twice on a slow machine
     await hub.start("first")
     await ready(hub, "first")
     before = len(kube.requests)
@@ -71,6 +86,67 @@ async def test_a_start_takes_three_calls_and_a_poll_none(hub: Hub, kube: FakeKub
     assert sorted(asked) == [("create", "pods"), ("create", "secrets"), ("patch", "secrets")]
     assert await spawner.poll() is None
     assert len(kube.requests) == before + 3
+
+
+def add_registries(site_file: Path, password: str = "pass") -> Path:
+    """Has the site know a name and a password for the registry of its images."""
+    path = site_file.parent / "registries.json"
+    auth = base64.b64encode(f"robot:{password}".encode()).decode()
+    other = base64.b64encode(b"other:other").decode()
+    auths = {"example.org": {"auth": auth}, "other.example.org": {"auth": other}}
+    path.write_text(json.dumps({"auths": auths}))
+    settings = yaml.safe_load(site_file.read_text())
+    settings["cluster"]["registries"] = path.name
+    site_file.write_text(yaml.safe_dump(settings))
+    _site.cache_clear()
+    return path
+
+
+async def test_a_private_image_takes_five_calls_and_has_a_pull_secret_of_its_own(
+    site_file: Path, make_hub: MakeHub, kube: FakeKubernetes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = add_registries(site_file)
+    hub = await make_hub(k8s_api_request_timeout=60)  # none is made twice on a slow machine
+    CanfarSpawner.check(hub.app)
+    await hub.start("first")
+    await ready(hub, "first")
+    before = len(kube.requests)
+    add_registries(site_file, "n3w-passw0rd")  # which is read anew
+    await hub.start("second")
+    spawner = await ready(hub, "second")
+    asked = sorted((one.verb, one.resource) for one in kube.requests[before:])
+    assert asked == [("create", "pods"), *[("create", "secrets")] * 2, *[("patch", "secrets")] * 2]
+    pod = next(one for one in sessions(kube) if one["metadata"]["name"] == spawner.pod_name)
+    (named,) = pod["spec"]["imagePullSecrets"]
+    found = kube.get("secrets", named["name"])
+    assert found is not None
+    assert found["type"] == "kubernetes.io/dockerconfigjson"
+    auth = base64.b64encode(b"robot:n3w-passw0rd").decode()
+    content = base64.b64decode(found["data"][".dockerconfigjson"]).decode()
+    assert json.loads(content) == {"auths": {"example.org": {"auth": auth}}}
+    assert found["metadata"]["labels"]["canfar.net/id"] == spawner.spec.id
+    assert found["metadata"]["ownerReferences"][0]["uid"] == pod["metadata"]["uid"]
+    told = json.dumps([spawner.get_state(), pod]) + caplog.text
+    assert "n3w-passw0rd" not in told
+    assert auth not in told
+    await hub.stop("second")
+    await over(hub, "second")
+    assert not kube.get("secrets", named["name"])
+    path.write_text("{")
+    assert "private images is not usable; tell help@example.org" in await refused(hub, "third")
+    with pytest.raises(TraitError, match=r"registries.json: is not JSON"):
+        CanfarSpawner.check(hub.app)
+
+
+async def test_a_start_that_fails_leaves_no_pull_secret(
+    site_file: Path, make_hub: MakeHub, kube: FakeKubernetes
+) -> None:
+    add_registries(site_file)
+    hub = await make_hub(modify_pod_hook=lambda spawner, pod: 1 / 0)
+    await hub.start("mine")
+    await over(hub, "mine")
+    assert kube.count("create", "secrets") == 2
+    await until(lambda: not kube.secrets(), "no Secret left")
 
 
 async def test_what_is_made(hub: Hub, kube: FakeKubernetes) -> None:
@@ -131,10 +207,10 @@ async def test_many_starts_wait_for_their_turn_and_are_told(
     await hub.start("other")
     turns = (await ready(hub, "other")).shared.turns
     async with turns.taken(lambda stage: None):
-        await hub.start("first")
-        await hub.start("second")
-        await until(lambda: "0 others are before yours" in str(hub.spawner("first")._stages), "the queue told")
-        await until(lambda: "1 other is before yours" in str(hub.spawner("second")._stages), "the queue told")
+        begin(hub, "first")
+        await until(lambda: "0 others are before yours" in stages(hub, "first"), "the queue told")
+        begin(hub, "second")
+        await until(lambda: "1 other is before yours" in stages(hub, "second"), "the queue told")
         assert len(sessions(kube)) == 1
         assert hub.spawner("second").start_timeout > 60  # what it waits is not charged
     await ready(hub, "first")
@@ -237,10 +313,11 @@ async def test_an_outage_of_the_api_loses_nothing(hub: Hub, kube: FakeKubernetes
     uid = sessions(kube)[0]["metadata"]["uid"]
     if moment == "before":
         kube.down()
-    await hub.start("mine")
-    if moment == "before":
-        await until(lambda: "does not answer" in str(hub.spawner("mine")._stages), "the outage told")
+        begin(hub, "mine")
+        await until(lambda: "does not answer" in stages(hub, "mine"), "the outage told")
         kube.up()
+    else:
+        await hub.start("mine")
     await ready(hub, "mine")
     if moment != "before":
         kube.down()
@@ -265,12 +342,13 @@ async def test_an_outage_at_each_stage_of_a_start_loses_and_doubles_nothing(
 ) -> None:
     """The API server breaks off at one call, and is away from then on until the user has been told."""
     kube.fault(verb=verb, resource=resource, drop=True, took_effect=took_effect)
-    await hub.start("mine")
+    begin(hub, "mine")
     await until(lambda: kube.count(verb, resource), "the call")
     kube.down()
     if (verb, resource) != ("patch", "secrets"):
-        await until(lambda: "does not answer" in str(hub.spawner("mine")._stages), "the outage told")
+        await until(lambda: "does not answer" in stages(hub, "mine"), "the outage told")
     kube.up()
+    await until(lambda: "mine" in hub.user.spawners, "the start begun")
     await ready(hub, "mine")
     assert len(sessions(kube)) == 1
     assert len([one for one in kube.secrets() if one["metadata"]["name"].startswith("canfar-")]) == 1
@@ -282,8 +360,8 @@ async def test_an_outage_while_the_pod_is_prepared_is_waited_out(
 ) -> None:
     hub = await make_hub()
     kube.behave("component=singleuser-server", replace(session, unschedulable="0/1 nodes are available."))
-    await hub.start("mine")
-    await until(lambda: "0/1 nodes" in str(hub.spawner("mine")._stages), "the wait told")
+    begin(hub, "mine")
+    await until(lambda: "0/1 nodes" in stages(hub, "mine"), "the wait told")
     kube.down()
     kube.behave("component=singleuser-server", session)
     await until(lambda: not hub.spawner("mine").shared.pods.is_connected, "the outage noticed")
@@ -331,43 +409,43 @@ async def test_many_events_leave_nothing_behind(hub: Hub, kube: FakeKubernetes) 
 # What users may not
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"image": "example.org/open@sha256:" + "0" * 64},
-        {"image": "example.org/open:2\n"},
-        {"image": "example.org/open:2 "},
-        {"image": "evil.example.org/x:1"},
-        {"volumes": [{"hostPath": {"path": "/"}}]},
-        {"profile": "open", "kubespawner_override": {"uid": 0}},
-        {"image--unlisted-choice": "evil.example.org/x:1"},
-        {"home": "/arc/home/somebody"},
-        {"cores": 64},
-        {"memory": -1},
-        {"name": "a: b\n- c"},
-        {"name": "$(id)"},
-        {"name": "../../somebody"},
-        {"name": "{username}"},
-        {"name": "x" * 64},
-        {"kind": "desktop"},
-    ],
-)
-async def test_what_is_not_on_offer_starts_nothing(
-    hub: Hub, kube: FakeKubernetes, options: dict[str, Any]
-) -> None:
-    answer = await hub.start("mine", **options)
-    assert answer.status_code in {400, 403}
-    assert answer.json()["message"].endswith(".")
+NOT_ON_OFFER: list[dict[str, Any]] = [
+    {"image": "example.org/open@sha256:" + "0" * 64},
+    {"image": "example.org/open:2\n"},
+    {"image": "example.org/open:2 "},
+    {"image": "evil.example.org/x:1"},
+    {"volumes": [{"hostPath": {"path": "/"}}]},
+    {"profile": "open", "kubespawner_override": {"uid": 0}},
+    {"image--unlisted-choice": "evil.example.org/x:1"},
+    {"home": "/arc/home/somebody"},
+    {"cores": 64},
+    {"memory": -1},
+    {"name": "a: b\n- c"},
+    {"name": "$(id)"},
+    {"name": "../../somebody"},
+    {"name": "{username}"},
+    {"name": "x" * 64},
+    {"kind": "desktop"},
+]
+
+
+async def test_what_is_not_on_offer_starts_nothing(hub: Hub, kube: FakeKubernetes) -> None:
+    for options in NOT_ON_OFFER:  # on one hub, whose start takes longer than all of them
+        answer = await hub.start("mine", **options)
+        assert answer.status_code in {400, 403}, options
+        assert answer.json()["message"].endswith("."), options
     assert not sessions(kube)
     assert not kube.secrets()
     assert not kube.all("jobs")
 
 
-@pytest.mark.parametrize("name", ["größe.x", "a--b", "A_B", "0", "x" * 63])
-async def test_every_name_that_is_one_starts(hub: Hub, kube: FakeKubernetes, name: str) -> None:
-    await hub.start("mine", name=name)
-    await ready(hub, "mine")
-    assert len(sessions(kube)) == 1
+async def test_every_name_that_is_one_starts(hub: Hub, kube: FakeKubernetes) -> None:
+    for name in ("größe.x", "a--b", "A_B", "0", "x" * 63):
+        await hub.start("mine", name=name)
+        await ready(hub, "mine")
+        assert len(sessions(kube)) == 1, name
+        await hub.stop("mine")
+        await over(hub, "mine")
 
 
 # Traits of administrators
@@ -398,11 +476,18 @@ async def test_a_profile_list_that_raises_is_no_fault_of_the_hub(make_hub: MakeH
 
 
 async def test_text_that_a_callable_gives_is_no_template(make_hub: MakeHub, kube: FakeKubernetes) -> None:
-    hub = await make_hub(environment={"TITLE": lambda spawner: "{unescaped_username.__class__}", "N": 3})
+    asked: list[Any] = []
+
+    def title(spawner: Any) -> str:
+        asked.append(spawner)
+        return "{unescaped_username.__class__}"
+
+    hub = await make_hub(environment={"TITLE": title, "N": 3})
     await hub.start("mine")
     await ready(hub, "mine")
     found = {one["name"]: one.get("value") for one in sessions(kube)[0]["spec"]["containers"][0]["env"]}
     assert (found["TITLE"], found["N"]) == ("{unescaped_username.__class__}", "3")
+    assert len(asked) == 1
 
 
 async def test_a_hook_that_fails_leaves_nothing_behind(make_hub: MakeHub, kube: FakeKubernetes) -> None:
