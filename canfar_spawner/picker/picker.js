@@ -432,7 +432,7 @@ class Picker {
     const words = used.map((one) => RESOURCES[one].words(/** @type {number} */ (this.chosen[one])));
     const label = image && profile ? imageLabel(image, profile.images) : "";
     const opens = Boolean(profile?.opens.includes(this.kind ?? ""));
-    this.file.disabled = !opens; // what cannot open a file is not asked to
+    this.file.disabled = !opens || !this.file.value; // what cannot open a file is not asked to
     const facts = [["Kind", kind?.title], ["Image", profile?.title], ["Version", label], ["Resources", words.join(", ")],
       ["Opens", opens ? this.file.value : ""], ["Name", this.name.value.trim()]];
     byId("picker-facts").replaceChildren(...facts.filter(([, value]) => value).map(([term, value]) =>
