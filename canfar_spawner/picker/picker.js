@@ -540,7 +540,8 @@ class Picker {
   link() {
     const url = new URL(this.hubUrl("spawn"), location.href);
     const image = this.imageOf(this.findProfile(this.profile));
-    const choices = { kind: this.kind, profile: this.profile, image, ...this.chosen };
+    const open = this.file.disabled ? null : this.file.value;
+    const choices = { kind: this.kind, profile: this.profile, image, ...this.chosen, open };
     for (const [field, value] of Object.entries(choices)) {
       if (value !== null) url.searchParams.set(`opt-${field}`, String(value));
     }
