@@ -16,6 +16,7 @@ from tests.hub.test_sessions import session_processes
 from tests.support.stack import ROOT, Person, Stack, running, until
 
 LIMIT = 3
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
