@@ -199,13 +199,15 @@ def _write_site(place: Place, template: Path, kinds: Sequence[str], catalogue: P
                 f"KINDS= names “{kind}”, which is no kind of session; the kinds are {', '.join(KINDS)}."
             )
     try:
-        load_site(template)  # so that a mistake is named where it can be mended
+        given = load_site(template)  # so that a mistake is named where it can be mended
         settings = yaml.safe_load(template.read_text())
         settings["public_url"] = place.url
         settings["sign_in"]["issuer"] = place.issuer
         if "cluster" not in settings:
             settings["storage"] = {"top": str(place.arc)}
         settings["catalogue"] = str(catalogue.resolve())
+        if given.cluster and given.cluster.registries:  # relative to the file that names it
+            settings["cluster"]["registries"] = str(given.cluster.registries)
         _name_services(place, settings)
         if kinds:
             settings["kinds"] = list(kinds)
