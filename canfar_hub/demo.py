@@ -195,7 +195,8 @@ def _refuse_taken_ports(first: int) -> None:
 def _write_site(place: Place, template: Path, kinds: Sequence[str], catalogue: Path) -> Site:
     """Completes a site file with what this start decides."""
     try:
-        known = kinds_of(load_site(template))  # a mistake is named where it can be mended
+        given = load_site(template)  # so that a mistake is named where it can be mended
+        known = kinds_of(given)
         for kind in kinds:
             if kind not in (*known, EVERY_KIND):
                 raise Problem(
@@ -208,6 +209,8 @@ def _write_site(place: Place, template: Path, kinds: Sequence[str], catalogue: P
         if "cluster" not in settings:
             settings["storage"] = {"top": str(place.arc)}
         settings["catalogue"] = str(catalogue.resolve())
+        if given.cluster and given.cluster.registries:  # relative to the file that names it
+            settings["cluster"]["registries"] = str(given.cluster.registries)
         _name_services(place, settings)
         if kinds and EVERY_KIND not in kinds:
             settings["kinds"] = list(kinds)

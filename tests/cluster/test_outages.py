@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,11 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Ground, ground, hub, listed, new_data
+from tests.support.cluster import Ground, ground, hub, kubectl, listed, new_data
 from tests.support.cred_server import TrialCredServer
 from tests.support.stack import Person, Stack, until
 
 pytestmark = pytest.mark.cluster
+
+PULL = "kubernetes.io/dockerconfigjson"
+"""The type of pull Secrets."""
 
 
 @contextmanager
@@ -103,12 +108,19 @@ def ready(node: str) -> str:
     return str(status)
 
 
-def test_a_pod_sees_each_new_certificate(tmp_path_factory: pytest.TempPathFactory, kubeconfig: str) -> None:
+def test_a_pod_sees_each_new_certificate_and_has_a_pull_secret(
+    tmp_path_factory: pytest.TempPathFactory, kubeconfig: str
+) -> None:
     data: Path = new_data(tmp_path_factory.mktemp("renewed"))
     with TrialCredServer(now=lambda: datetime.now(UTC)) as cred, ground(data / "arc") as found:
         cred.life = timedelta(seconds=100)
         credentials = {"cred": cred.generate}
-        also = {"groups": {"refresh": 5}, "cluster": {"image_accounts": True}}
+        registries = {"auths": {"localhost": {"auth": b64encode(b"robot:password").decode()}}}
+        (data.parent / "registries.json").write_text(json.dumps(registries))
+        also = {
+            "groups": {"refresh": 5},
+            "cluster": {"image_accounts": True, "registries": "registries.json"},
+        }
         with hub(data, found, credentials=credentials, **also) as stack:
             person = stack.sign_in("astronomer")
             person.start("mine", {"profile": "notebook"})
@@ -122,5 +134,10 @@ def test_a_pod_sees_each_new_certificate(tmp_path_factory: pytest.TempPathFactor
                 return len(seen - {""}) == 3
 
             until(look, "two new certificates", patience=600)
-            assert len(found.pods()) == 1
+            (pod,) = found.pods()
+            (pull,) = pod["spec"]["imagePullSecrets"]
+            assert {one["metadata"]["name"]: one["type"] for one in found.secrets()}[pull["name"]] == PULL
+            # The pod's end takes it along, whoever ends the pod.
+            kubectl("delete", "pod", "-n", found.sessions, pod["metadata"]["name"], "--grace-period=0")
+            until(lambda: not found.secrets(), "its Secrets gone")
             person.stop_all()

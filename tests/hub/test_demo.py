@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from canfar_hub import demo
 from canfar_hub.problem import Problem
@@ -162,3 +163,13 @@ def _processes(data: Path) -> list[str]:
             if str(data).encode() in path.read_bytes():
                 found.append((path.parent / "cmdline").read_text())
     return found
+
+
+def test_a_path_in_the_site_file_stays_relative_to_it(tmp_path):
+    template = yaml.safe_load((ROOT / "demo/site.yaml").read_text())
+    template["cluster"] = {"volume": {"claim": "data"}, "registries": "registries.json"}
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(template))
+    (tmp_path / "data").mkdir()
+    written = demo._write_site(demo.Place(tmp_path / "data", 8000), tmp_path / "site.yaml", [], tmp_path)
+    assert written.cluster is not None
+    assert written.cluster.registries == tmp_path / "registries.json"
