@@ -113,8 +113,8 @@ def test_ds9_shows_an_image_and_topcat_receives_a_table(
     menu.start("topcat")
     samp = client(given, monkeypatch)
     try:
-        topcat = until(lambda: named(samp, "topcat"), "TOPCAT at the desktop's SAMP hub", 300)
-        ds9 = until(lambda: named(samp, "ds9"), "DS9 at the desktop's SAMP hub", 300)
+        topcat = until(lambda: ready(samp, "topcat", "table.load.votable"), "TOPCAT at the SAMP hub", 300)
+        ds9 = until(lambda: ready(samp, "ds9", "ds9.get"), "DS9 at the SAMP hub", 300)
         table = hub.data / "arc/home/astronomer/stars.vot"
         Table({"ra": [250.42, 250.43], "dec": [36.46, 36.47]}).write(table, format="votable")
         message = {"samp.mtype": "table.load.votable", "samp.params": {"url": table.as_uri(), "name": "stars"}}
