@@ -93,12 +93,12 @@ def client(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> SAMPIntegr
     return found
 
 
-def named(samp: SAMPIntegratedClient, name: str) -> str | None:
-    """The id of a program that registered under `name`."""
+def ready(samp: SAMPIntegratedClient, name: str, mtype: str) -> str | None:
+    """The id of a program that registered under `name` and takes messages of that type."""
     ids = (
         i for i in samp.get_registered_clients() if name in samp.get_metadata(i).get("samp.name", "").lower()
     )
-    return next(ids, None)
+    return next((i for i in ids if mtype in samp.get_subscriptions(i)), None)
 
 
 def test_ds9_shows_an_image_and_topcat_receives_a_table(
