@@ -311,6 +311,10 @@ class Authority:
         if session_id:
             self._callers.forget(lambda caller: caller.session_id == session_id)
 
+    def forget_shares(self) -> None:
+        """Forget with whom sessions are shared, at once: somebody may have been let in."""
+        self._shares.forget(lambda shares: True)
+
     async def _caller(self, token: str, peer: str) -> Caller | None:
         asks = not self._callers.has_fresh(token)
         if asks and peer and self._attempts.exhausted(peer) and not self._callers.has_good(token):

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
 _TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*\Z")
 _MAX_HEADERS = 256
-_CHANGES_ACCESS = ("/hub/logout", "/hub/accept-share")
-"""Pages after which what was decided about their visitor counts no more."""
 _IDLE_SECONDS = 75
 # How long a refused body is still read, so that its sender gets to read the refusal.
 _LINGER_SECONDS = 2
@@ -226,11 +224,17 @@ class Gateway:
             return self._refuse(
                 visit, 404, "Not here", "Nothing runs at this address. Start the session again."
             )
-        ends = ""
-        if unquote(visit.path).rstrip("/") in (f"{self._public.path}{page}" for page in _CHANGES_ACCESS):
-            ends = _session_id(visit.request)
         path = visit.path + visit.query
-        return await self._forward(visit, route, path, inside=None, credential=None, ends=ends)
+        then = partial(self._access_changed, visit)
+        return await self._forward(visit, route, path, inside=None, credential=None, then=then)
+
+    def _access_changed(self, visit: Visit, status: int) -> None:
+        """Forgets what was decided before, when the hub has answered one of the pages that change access."""
+        page = unquote(visit.path).rstrip("/")
+        if page == f"{self._public.path}/hub/logout":
+            self._authority.end_session(_session_id(visit.request))
+        elif page == f"{self._public.path}/hub/accept-share" and status == 302:  # it was accepted
+            self._authority.forget_shares()
 
     # Sessions
 
@@ -307,7 +311,7 @@ class Gateway:
         *,
         inside: Inside | None,
         credential: Credential | None,
-        ends: str = "",
+        then: Callable[[int], None] = lambda status: None,
     ) -> web.StreamResponse:
         request = visit.request
         headers = upstream_headers(request.headers.items(), visit.outside, inside)
@@ -317,7 +321,7 @@ class Gateway:
                 return await self._websocket(visit, route, upstream, credential)
 
             def answered(status: int) -> None:
-                self._authority.end_session(ends)
+                then(status)
                 if status < 300:
                     self._routes.touch(route, time.time())
 
