@@ -195,10 +195,9 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
     async def _answers(self, spec: SessionSpec, output: Path) -> None:
         """Returns once the program answers with any status below 500; raises if it ends or takes too long."""
         url = f"http://{self.ip}:{self.port}{spec.prefix}/{spec.ready_path}"
-        headers = spec.secret.headers(self.secret) if spec.secret else {}
         patience = self.start_timeout * 0.95  # told by us, since the hub would take it for a fault of its own
         try:
-            async with asyncio.timeout(patience), aiohttp.ClientSession(headers=headers) as http:
+            async with asyncio.timeout(patience), aiohttp.ClientSession(headers=self.secret_headers) as http:
                 while not await answers(http, url):
                     self._judge(spec, output)
                     await asyncio.sleep(_PROBE_INTERVAL)

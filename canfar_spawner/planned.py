@@ -345,17 +345,21 @@ class PlannedSpawner(Spawner):
         message = f"{self.user.name}/{server}/{start}"
         return hmac.new(self.site_key.encode(), message.encode(), hashlib.sha256).hexdigest()
 
+    @property
+    def secret_headers(self) -> dict[str, str]:
+        """The headers of a request that the program takes; none where it checks no secret."""
+        return self.spec.secret.headers(self.secret) if self.spec and self.spec.secret else {}
+
     def route_data(self) -> dict[str, Any]:
         """What the gateway must know of a running session beside its address."""
         spec = self.spec
         if spec is None:
             return {}
-        headers = spec.secret.headers(self.secret) if spec.secret else {}
         return {
             "kind": spec.kind,
             "id": spec.id,
             "prefix": spec.prefix,
-            "headers": headers,
+            "headers": self.secret_headers,
             "landing": spec.landing,
             "cookies": spec.cookies,
             "compress": spec.compress,
@@ -414,8 +418,7 @@ class PlannedSpawner(Spawner):
         if self.spec is None or self.spec.activity is None or self.server is None:
             return
         base = f"http://{self.server.ip}:{self.server.port}{self.spec.prefix}"
-        headers = self.spec.secret.headers(self.secret) if self.spec.secret else {}
-        told = await last_used(self.spec.activity, base, headers, now)
+        told = await last_used(self.spec.activity, base, self.secret_headers, now)
         self.last_used = told or self.last_used
 
     # What lasts over a restart of the hub

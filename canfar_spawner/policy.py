@@ -475,10 +475,10 @@ def _offered(
     def choices(what: str, values: Iterable[float], highest: float) -> tuple[Choice, ...]:
         return tuple(Choice(value, _ceiling_refusal(what, value, highest)) for value in values)
 
-    resources = profile.resources
+    resources, kinds, known = profile.resources, _kinds(profile, site), kinds_of(site)
     return OfferedProfile(
         profile=profile.profile,
-        kinds=_kinds(profile, site),
+        kinds=kinds,
         title=profile.title,
         description=profile.description,
         category=profile.category,
@@ -487,7 +487,7 @@ def _offered(
         cores=choices("cores", resources.cores, most.cores),
         memory=choices("memory", resources.memory, most.memory),
         gpus=choices("gpus", resources.gpus, most.gpus),
-        opens=tuple(name for name in _kinds(profile, site) if _opens(profile, kinds_of(site)[name])),
+        opens=tuple(name for name in kinds if _opens(profile, known[name])),
     )
 
 

@@ -461,9 +461,8 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
     async def _answers(self, spec: SessionSpec, url: str) -> None:
         """Returns once the program answers; raises as soon as it has ended."""
         address = f"{url}{spec.prefix}/{spec.ready_path}"
-        headers = spec.secret.headers(self.secret) if spec.secret else {}
         pause = _PROBE
-        async with aiohttp.ClientSession(headers=headers) as http:
+        async with aiohttp.ClientSession(headers=self.secret_headers) as http:
             while not await answers(http, address):
                 state = self._own()
                 if state is None or state.ended is not None or state.is_deleting:

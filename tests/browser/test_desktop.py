@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.support.apps_api import AppsApi, an_app, apps_api
-from tests.support.browser import ARGUMENTS, CHROMIUM, launch, sign_in
+from tests.support.browser import CHROMIUM, launch, sign_in
 from tests.support.stack import Stack, running, until
 
 BRIDGE = Path(sys.executable).with_name("canfar-desktop-bridge")
@@ -59,21 +59,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory, api: AppsApi) -> Iterator[Stac
         yield found
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(SLOW)
-    yield page
-    context.close()
+def viewport() -> ViewportSize:
+    return {"width": 1280, "height": 800}
 
 
 class Desk:

@@ -11,9 +11,9 @@ import psutil
 import pytest
 from astropy.samp import SAMPIntegratedClient
 from astropy.table import Table
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect
 
-from tests.support.browser import ARGUMENTS, CHROMIUM, launch, sign_in
+from tests.support.browser import CHROMIUM, launch, sign_in
 from tests.support.stack import ROOT, Person, Stack, running, until
 
 BRIDGE = Path(sys.executable).with_name("canfar-desktop-bridge")
@@ -44,13 +44,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(SLOW)
-        yield page
-        browser.close()
+def viewport() -> ViewportSize:
+    return {"width": 1280, "height": 800}
 
 
 def environment(hub: Stack) -> dict[str, str]:
@@ -104,6 +99,7 @@ def ready(samp: SAMPIntegratedClient, name: str, mtype: str) -> str | None:
 def test_ds9_shows_an_image_and_topcat_receives_a_table(
     page: Page, hub: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    page.set_default_timeout(SLOW)
     sign_in(page, hub.url, "astronomer")
     launch(page, "Desktop", "Desktop")
     page.locator("html[data-state=connected]").wait_for(state="attached")

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.support.browser import ARGUMENTS, CHROMIUM, sign_in
+from tests.support.browser import ARGUMENTS, CHROMIUM, launch, sign_in
 from tests.support.ports import free_port
 from tests.support.stack import ROOT, Stack, running, until
 
@@ -39,9 +39,7 @@ def editor(hub: Stack) -> Iterator[Page]:
         page = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
         page.set_default_timeout(SLOW)
         sign_in(page, hub.url, NAME)
-        page.locator(".picker-launch").wait_for()
-        page.locator("#picker-kinds").get_by_role("radio", name="VS Code", exact=True).check(force=True)
-        page.get_by_role("button", name="Launch").click()
+        launch(page, "VS Code", "VS Code")
         page.wait_for_url(re.compile(r"/session/vscode/[a-z0-9]{8}/"))
         page.locator(".explorer-folders-view").wait_for()
         yield page

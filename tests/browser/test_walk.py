@@ -5,9 +5,9 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from tests.support.browser import ARGUMENTS, CHROMIUM, launch, sign_in
+from tests.support.browser import CHROMIUM, launch, sign_in
 from tests.support.stack import Stack, until
 
 pytestmark = [
@@ -16,23 +16,6 @@ pytestmark = [
 ]
 SLOW = 90_000  # milliseconds that a page may take on a busy machine
 expect.set_options(timeout=SLOW)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 860})
-    page = context.new_page()
-    page.set_default_timeout(SLOW)
-    yield page
-    context.close()
 
 
 @pytest.fixture
