@@ -252,8 +252,11 @@ def open_project(folder: Path) -> Path:
     return copy
 
 
-def open_interpreter(folder: Path) -> str:
-    """An interpreter that every account may use: this one, or Debian's with the packages of this one."""
+def open_interpreter(folder: Path, root: Path) -> str:
+    """An interpreter that every account may use: this one, or Debian's with a copy of this one's packages.
+
+    The project itself is that at `root`.
+    """
     if all(is_open(Path(path)) for path in (sys.prefix, sys.base_prefix, Path(sys.executable).parent)):
         return sys.executable
     version = "import sys; print(*sys.version_info[:2])"
@@ -263,7 +266,11 @@ def open_interpreter(folder: Path) -> str:
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", folder / "venv"], check=True)
     (packages,) = (folder / "venv/lib").glob("python*/site-packages")
     ours = next(path for path in sys.path if path.endswith("site-packages"))
-    (packages / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    # Sessions' accounts import them, too, and cannot enter the folder that these are in.
+    left_out = shutil.ignore_patterns("__editable__*", "__pycache__")
+    shutil.copytree(ours, packages, dirs_exist_ok=True, ignore=left_out)
+    (folder / "venv/share").symlink_to(Path(sys.prefix) / "share")  # the hub's pages, which root reads
+    (packages / "project.pth").write_text(f"{root}\n")
     return str(folder / "venv/bin/python")
 
 
@@ -273,8 +280,8 @@ def hub() -> Iterator[Stack]:
     folder.chmod(0o755)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "executable", open_interpreter(folder))
             root = open_project(folder)
+            patch.setattr(sys, "executable", open_interpreter(folder, root))
             catalogue = write_catalogue(folder, root)
             with running(folder / "data", "--catalogue", str(catalogue), root=root) as found:
                 yield found
