@@ -5,6 +5,7 @@ the same environment, at another port, until it answers there. Kinds that have n
 """
 
 import os
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -138,7 +139,7 @@ def _alone(command: list[str], environment: Mapping[str, str], path: str) -> flo
                 time.sleep(0.01)
         return time.monotonic() - before
     finally:
-        os.killpg(process.pid, 15)
+        os.killpg(process.pid, signal.SIGKILL)  # some take long to end by themselves
         process.wait()
 
 
