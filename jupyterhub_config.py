@@ -98,7 +98,7 @@ collector.spare_the_loop()
 c.JupyterHub.db_url = environ["CANFAR_DATABASE_URL"]
 
 # The gateway asks for a visitor's access to sessions, and nothing else of theirs. It reads shares and groups
-# itself, since no token of a visitor carries what was shared with a group.
+# itself, since no token of a visitor carries what was shared with a group. At its start it asks for its routes.
 gateway = {
     "name": "gateway",
     "api_token": environ["CANFAR_GATEWAY_TOKEN"],
@@ -109,7 +109,7 @@ gateway = {
 }
 c.JupyterHub.services = [gateway]
 c.JupyterHub.load_roles = [
-    {"name": "gateway", "services": ["gateway"], "scopes": ["read:users:groups", "read:shares"]},
+    {"name": "gateway", "services": ["gateway"], "scopes": ["read:users:groups", "read:shares", "proxy"]},
     {
         "name": "user",
         "scopes": ["self", "access:services!service=gateway", *(["shares!user"] if site.sharing else [])],

@@ -20,6 +20,8 @@ T = TypeVar("T")
 _SCOPE = "access:servers"
 _PAGE = 200
 _MAX_PAGES = 20
+# The hub answers when it has posted every route.
+_ROUTES_SECONDS = 60
 
 
 class HubUnreachable(Exception):
@@ -254,6 +256,23 @@ class HubClient:
                     return None
                 return str((await response.json())["access_token"])
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise HubUnreachable from error
+
+    async def send_routes(self) -> bool:
+        """Have the hub compare the table with what runs and post what is missing; it answers when that is done.
+
+        False when it does not let the gateway ask for that. Raises HubUnreachable.
+        """
+        headers = {"Authorization": f"token {self._token}"}
+        limit = aiohttp.ClientTimeout(total=_ROUTES_SECONDS)
+        try:
+            async with self._http.post(f"{self._url}/proxy", headers=headers, timeout=limit) as response:
+                if response.status in (401, 403, 404):
+                    return False
+                if response.status != 200:
+                    raise HubUnreachable
+                return True
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise HubUnreachable from error
 
     async def _get(self, path: str, token: str) -> dict[str, Any] | None:

@@ -246,6 +246,10 @@ class Routes:
         """Whether requests to the route's own address reach it."""
         return self._sessions.get((route.host, route.kind, route.id)) is route
 
+    def has_hub(self) -> bool:
+        """Whether the way to the hub itself is known."""
+        return any(route.data.get("hub") for route in self._routes.values())
+
     def has_session_host(self, host: str) -> bool:
         """Whether a session has its address on this host."""
         return any(route.user is not None and route.host == host for route in self._routes.values())

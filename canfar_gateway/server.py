@@ -34,6 +34,7 @@ from .headers import (
 )
 from .oauth import PublicUrl, SignIn, parse_query
 from .pages import Link, answer, redirect
+from .recovery import Recovery
 from .routes import Match, Route, Routes, has_dot_segment
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ _MAX_HEADERS = 256
 _IDLE_SECONDS = 75
 # How long a refused body is still read, so that its sender gets to read the refusal.
 _LINGER_SECONDS = 2
-_STOP_SECONDS = 2
+# How long a request may still take when the gateway stops, and then to be cut off.
+_STOP_SECONDS = 0.5
 _SAVE_SECONDS = 60
 _HUB_SECONDS = 10
 # aiohttp reports malformed requests with what was sent, secrets included; `handle` logs our own faults.
@@ -132,10 +134,17 @@ class Gateway:
     """Answers every request that comes from outside."""
 
     def __init__(
-        self, settings: Settings, routes: Routes, authority: Authority, sign_in: SignIn, clients: http.Clients
+        self,
+        settings: Settings,
+        routes: Routes,
+        recovery: Recovery,
+        authority: Authority,
+        sign_in: SignIn,
+        clients: http.Clients,
     ) -> None:
         self._public, self._error_target = settings.public, settings.error_target.rstrip("/")
-        self._routes, self._authority, self._sign_in, self._clients = routes, authority, sign_in, clients
+        self._routes, self._recovery, self._clients = routes, recovery, clients
+        self._authority, self._sign_in = authority, sign_in
         self.sockets = websocket.OpenSockets()
         self._compressed = files.Compressed()
 
@@ -182,11 +191,17 @@ class Gateway:
     async def _answer(self, visit: Visit) -> web.StreamResponse:
         if visit.path == "/_chp_healthz":
             return web.json_response({"status": "OK"})
+        if visit.path == "/_canfar_ready":
+            return self._readiness()
         if visit.path == self._public.callback_path:
             return await self._callback(visit)
         match = self._routes.match(visit.host, visit.path)
         if match is not None and match.route.user is not None:
             return await self._session(visit, match)
+        if not self._recovery.complete and not visit.path.startswith(f"{self._public.path}/hub/"):
+            # To a page, 404 would mean that its session has ended, and it would not come again.
+            sentence = "The gateway has just started and is learning which sessions run. Try again in a moment."
+            return self._not_yet(visit, "Starting", sentence, seconds=1)
         segments = visit.path.split("/")
         if (match is None or not match.route.key) and segments[1] == "session" and len(segments) > 3:
             sentence = "This session is not running, or it never was. Start a new one from your sessions."
@@ -381,10 +396,18 @@ class Gateway:
 
     def _hub_unreachable(self, visit: Visit) -> web.Response:
         sentence = "The hub does not answer at the moment. Try again in a minute."
+        return self._not_yet(visit, "Hub not answering", sentence, seconds=5)
+
+    @staticmethod
+    def _not_yet(visit: Visit, title: str, sentence: str, *, seconds: int) -> web.Response:
         link = Link(visit.path + visit.query, "Try again") if not visit.path.startswith("//") else None
-        return answer(
-            503, "Hub not answering", sentence, page=visit.page, link=link, headers={"Retry-After": "5"}
-        )
+        headers = {"Retry-After": str(seconds)}
+        return answer(503, title, sentence, page=visit.page, link=link, headers=headers)
+
+    def _readiness(self) -> web.Response:
+        if self._recovery.ready:
+            return web.json_response({"status": "OK"})
+        return answer(503, "Not ready", "The hub has not sent its routes yet.", page=False)
 
     async def _error(self, visit: Visit, status: int, title: str, sentence: str) -> web.Response:
         """The hub's own error page for a browser, where there is one and the hub can draw it."""
@@ -427,11 +450,11 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         hub = HubClient(to_hub, settings.hub_api_url, settings.service_token)
         authority = Authority(hub, ttl=settings.decision_seconds)
         sign_in = SignIn(settings.public, hub, settings.service_token)
-        gateway = Gateway(settings, routes, authority, sign_in, clients)
+        recovery = Recovery(routes, hub)
+        gateway = Gateway(settings, routes, recovery, authority, sign_in, clients)
         await _listen(stack, gateway, RoutesApi(routes, settings.api_token), settings)
-        saver = asyncio.create_task(_save_regularly(routes))
-        stack.callback(saver.cancel)
-        stack.callback(gateway.sockets.close_all)
+        for task in (_save_regularly(routes), recovery.run()):
+            stack.callback(asyncio.create_task(task).cancel)
         yield gateway
     with contextlib.suppress(OSError):
         routes.save()
@@ -453,11 +476,22 @@ async def _listen(
         max_line_size=http.LINE_LIMIT,
     )
     back = web.Server(api.handle, access_log=None)
+    runners: list[web.ServerRunner] = []
+    stack.push_async_callback(_stop, gateway.sockets, runners)
     for server, ip, port in ((front, settings.ip, settings.port), (back, settings.api_ip, settings.api_port)):
         runner = web.ServerRunner(server, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
-        stack.push_async_callback(runner.cleanup)
+        runners.append(runner)
         await web.TCPSite(runner, ip, port, backlog=1024).start()
+
+
+async def _stop(sockets: websocket.OpenSockets, runners: list[web.ServerRunner]) -> None:
+    # Nobody may come back before the next gateway is there, so listening ends first.
+    for runner in runners:
+        for site in runner.sites:
+            await site.stop()
+    sockets.close_all()
+    await asyncio.gather(*(runner.cleanup() for runner in runners))
 
 
 async def _save_regularly(routes: Routes) -> None:

@@ -40,7 +40,8 @@ class Close:
 
 
 ACCESS_ENDED = Close(WSCloseCode.POLICY_VIOLATION, b"Your access to this session has ended.")
-GATEWAY_STOPS = Close(WSCloseCode.GOING_AWAY, b"The gateway is restarting.")
+# JupyterLab connects again after this code, and not after 1001, "going away".
+GATEWAY_STOPS = Close(WSCloseCode.SERVICE_RESTART, b"The gateway is restarting.")
 _VISITOR_LOST = Close(WSCloseCode.GOING_AWAY)
 _PROGRAM_LOST = Close(WSCloseCode.INTERNAL_ERROR, b"The program closed the connection.")
 
@@ -50,16 +51,20 @@ class OpenSockets:
 
     def __init__(self) -> None:
         self._ends: set[asyncio.Future[Close]] = set()
+        self._closed = False
 
     def opened(self) -> asyncio.Future[Close]:
         """A future that ends the new WebSocket when it is set."""
         end: asyncio.Future[Close] = asyncio.get_running_loop().create_future()
         self._ends.add(end)
         end.add_done_callback(self._ends.discard)
+        if self._closed:
+            end.set_result(GATEWAY_STOPS)
         return end
 
     def close_all(self) -> None:
-        """End them all."""
+        """End them all, and those that are being opened."""
+        self._closed = True
         for end in list(self._ends):
             end.set_result(GATEWAY_STOPS)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +25,7 @@ from tests.support.ports import free_port
 
 API_TOKEN = "rest-api-token"
 SERVICE_TOKEN = "service-token"
+READY = "/_canfar_ready"
 
 
 async def until(condition: Callable[[], Any], *, seconds: float = 20) -> Any:
@@ -52,6 +54,12 @@ class FakeHub:
     """The parts of the hub that the gateway asks, and its pages as an echo."""
 
     port: int
+    post_route: Callable[[str, dict[str, Any]], Awaitable[int]] | None = None
+    running: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Routes that it posts when it is asked for them, beside its own."""
+    asked: list[int] = field(default_factory=list)
+    """What it answered when it was asked for them."""
+    lets_ask: bool = True
     tokens: dict[str, dict[str, Any]] = field(default_factory=dict)
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     shares: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -85,6 +93,9 @@ class FakeHub:
             }
             self.pages.append(seen)
             return web.json_response(seen)
+        if path == "/hub/api/proxy":
+            self.asked.append(await self._send_routes(request))
+            return web.Response(status=self.asked[-1])
         self.calls.append(path)
         if self.wait is not None:
             await self.wait.wait()
@@ -107,6 +118,17 @@ class FakeHub:
             following = {"offset": last} if last < len(found) else None
             return self._model({"items": found[first:last], "_pagination": {"next": following}})
         return web.Response(status=404)
+
+    async def _send_routes(self, request: web.BaseRequest) -> int:
+        if self.down or self.post_route is None:
+            return 502
+        allowed = request.headers.get("Authorization") == f"token {SERVICE_TOKEN}" and self.lets_ask
+        if request.method != "POST" or not allowed:
+            return 403
+        own = {"target": f"http://127.0.0.1:{self.port}", "hub": True, "jupyterhub": True}
+        for path, data in {"/": own, **self.running}.items():
+            await self.post_route(path, data)
+        return 200
 
     async def _exchange(self, request: web.BaseRequest) -> web.Response:
         form = {k: v[0] for k, v in parse_qs((await request.read()).decode()).items()}
@@ -167,6 +189,12 @@ class Site:
         url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
         return self.http.request(method, url, headers=headers, allow_redirects=False, **options)
 
+    async def status(self, path: str, **options: Any) -> int:
+        """What a request is answered."""
+        async with self.request(options.pop("method", "GET"), path, **options) as response:
+            await response.read()
+            return int(response.status)
+
     async def seen(self, path: str, **options: Any) -> dict[str, Any]:
         """What the program saw of a request that must succeed."""
         async with self.request(options.pop("method", "GET"), path, **options) as response:
@@ -208,7 +236,13 @@ PAGE = {"Accept": "text/html,*/*;q=0.8", "Sec-Fetch-Mode": "navigate", "Sec-Fetc
 
 @asynccontextmanager
 async def site_running(
-    tmp_path: Path, *, host_routing: bool = False, ttl: float = 30, error_pages: bool = False
+    tmp_path: Path,
+    *,
+    host_routing: bool = False,
+    ttl: float = 30,
+    error_pages: bool = False,
+    prepare: Callable[[Site], None] = lambda site: None,
+    await_hub: bool = True,
 ) -> AsyncIterator[Site]:
     port, api_port, hub_port, echo_port = (free_port() for _ in range(4))
     hub, echo = FakeHub(hub_port), Echo()
@@ -229,19 +263,19 @@ async def site_running(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(served(hub.handle, hub_port))
         await stack.enter_async_context(served(echo.handle, echo_port))
-        await stack.enter_async_context(running(settings))
         http = await stack.enter_async_context(
             aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
         )
         site = Site(port, api_port, hub, echo, echo_port, http, settings)
+        hub.post_route = partial(site.api, "POST")
+        prepare(site)
+        await stack.enter_async_context(running(settings))
         hub.user("ada", "ada-token")
         hub.user("bob", "bob-token")
-        assert (
-            await site.api(
-                "POST", "/", {"target": f"http://127.0.0.1:{hub_port}", "hub": True, "jupyterhub": True}
-            )
-            == 201
-        )
+        if await_hub:
+            async with asyncio.timeout(20):
+                while await site.status(READY) != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
         yield site
 
 

@@ -74,7 +74,7 @@ c.JupyterHub.services = [
     {"name": "tester", "api_token": os.environ["TEST_TOKEN"]},
 ]
 c.JupyterHub.load_roles = [
-    {"name": "gateway", "services": ["gateway"], "scopes": ["read:users:groups", "read:shares"]},
+    {"name": "gateway", "services": ["gateway"], "scopes": ["read:users:groups", "read:shares", "proxy"]},
     {"name": "user", "scopes": ["self", "access:services!service=gateway"]},
     {"name": "tester", "services": ["tester"], "scopes": ["admin:users", "admin:servers", "shares", "proxy"]},
 ]

@@ -145,7 +145,7 @@ async def test_stopping_gateway_tells_its_visitors(tmp_path):
         await until(lambda: site.echo.log)
     async with outside:
         await received
-        assert socket.close_code == 1001
+        assert socket.close_code == 1012
 
 
 async def test_hubs_websockets_pass_unchecked(site):

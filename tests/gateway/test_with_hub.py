@@ -286,6 +286,36 @@ async def restarts(site, tester, ada):
     site.start_gateway()
     await site.ready(tester)
     assert await status(ada, f"{address}/x") == 200
+    await loses_its_table(site, ada, address)
+
+
+async def loses_its_table(site, ada, address):
+    """A gateway without its file: the page answers again, and its WebSocket can be opened again."""
+
+    async def connects() -> bool:
+        try:
+            socket = await ada.ws_connect(f"{address}/ws", headers={"Origin": site.origin("ada")})
+        except aiohttp.ClientConnectorError:
+            return False
+        except aiohttp.WSServerHandshakeError as error:
+            if error.status == 503:
+                return False
+            raise
+        async with socket:
+            await socket.send_str("back again")
+            return await socket.receive_str(timeout=20) == "back again"
+
+    async with ada.ws_connect(f"{address}/ws", headers={"Origin": site.origin("ada")}) as socket:
+        site.gateway.kill()
+        await asyncio.to_thread(site.gateway.wait, 30)
+        await socket.receive(timeout=20)
+        assert socket.close_code == 1006
+    (site.folder / "routes.json").unlink()
+    site.start_gateway()
+    # The hub's own check of its routes is far off, at its default of five minutes.
+    await eventually(connects, site)
+    assert await status(ada, f"{address}/x") == 200
+    assert await status(ada, f"{site.public}/_canfar_ready") == 200
 
 
 async def log_out_and_stop(site, tester, ada):
