@@ -10,7 +10,7 @@ BIN := .venv/bin
 INPUTS := pyproject.toml requirements/locked.txt requirements/install
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-cluster lint bench docs lock
+.PHONY: help run test test-all test-cluster lint bench docs lock schema
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,6 +21,7 @@ run: .venv/run.ready ## run the hub on this machine (PORT=8000 DATA=data KINDS="
 
 test: .venv/test.ready ## run the core tests, under 10 minutes
 	@requirements/system --optional chromium fonts-dejavu-core postgresql
+	@requirements/helm
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not slow and not cluster"
 
 test-all: test ## run the core tests, install every kind's programs, and run the slow tests too
@@ -28,13 +29,14 @@ test-all: test ## run the core tests, install every kind's programs, and run the
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "slow and not cluster"
 
 test-cluster: .venv/test.ready ## run the tests on the cluster of KUBECONFIG, from where its pods can be reached
+	@requirements/helm
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m cluster
 
 lint: .venv/lint.ready ## check style, types and shell scripts' syntax
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	@for script in requirements/install requirements/system requirements/programs requirements/lock .ci/run .ci/component images/*/test $(wildcard requirements/kinds/*); do bash -n $$script; done
+	@for script in requirements/install requirements/system requirements/programs requirements/lock requirements/helm .ci/run .ci/component images/*/test $(wildcard requirements/kinds/*); do bash -n $$script; done
 	@for script in canfar_spawner/starts/*.sh; do sh -n $$script; done
 
 bench: .venv/test.ready ## run the benchmarks and write bench/results
@@ -43,6 +45,9 @@ bench: .venv/test.ready ## run the benchmarks and write bench/results
 
 docs: .venv/docs.ready ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+schema: .venv/test.ready ## write the schema of the chart's values, of the models in canfar_hub/chart.py
+	$(BIN)/python -m canfar_hub.chart >helm/canfar-hub/values.schema.json
 
 lock: ## raise every dependency to its newest version, into requirements/locked.txt
 	requirements/lock "$(PYTHON)"

@@ -1,7 +1,7 @@
 """The values of the Helm chart as models, from which its `values.schema.json` is made.
 
-`python -m canfar_hub.chart` prints the schema. Below `site` the keys are the site file's own, without those that
-the chart itself decides: a typo, or one of these, is refused with its path before anything is installed.
+`python -m canfar_hub.chart` prints the schema. Below `site` the keys are the site file's own, without those
+that the chart itself decides: a typo, or one of these, is refused with its path before anything is installed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Kubernetes = dict[str, Any]
 
 
 class Values(BaseModel):
-    """Base of the chart's own values: camelCase, as in other charts, and a key that is not known is an error."""
+    """Base of the chart's own values: camelCase, as in other charts; a key that is not known is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
@@ -134,7 +134,7 @@ class Storage(Values):
 
     volume: Kubernetes = Field(
         default_factory=dict,
-        description="The source of a PersistentVolume, in Kubernetes' form: `nfs`, `csi`, `hostPath` and the like.",
+        description="The source of a PersistentVolume, in Kubernetes' form: `nfs`, `csi`, `hostPath`.",
     )
     mount_options: list[str] = Field(default_factory=list)
     capacity: Quantity = "1Ti"
@@ -179,9 +179,11 @@ class NetworkPolicy(Values):
     enabled: bool = True
     ingress_from: list[Kubernetes] = Field(
         default_factory=list,
-        description="The ingress controller's pods, in the form of a NetworkPolicy's `from`; empty for everybody.",
+        description="The ingress controller's pods, in the form of a NetworkPolicy's `from`; empty, all.",
     )
-    metrics_from: list[Kubernetes] = Field(default_factory=list, description="The pods of Prometheus, likewise.")
+    metrics_from: list[Kubernetes] = Field(
+        default_factory=list, description="The pods of Prometheus, likewise."
+    )
     dns: list[Kubernetes] = Field(description="The cluster's DNS, in the form of a NetworkPolicy's `to`.")
     sessions: SessionPolicy
 
@@ -204,7 +206,9 @@ class Trust(Values):
 class Registries(Values):
     """Passwords for private images."""
 
-    secret: DnsName | Literal[""] = Field("", description="A Secret of the type kubernetes.io/dockerconfigjson.")
+    secret: DnsName | Literal[""] = Field(
+        "", description="A Secret of the type kubernetes.io/dockerconfigjson."
+    )
 
 
 class ChartValues(Values):

@@ -160,11 +160,11 @@ def write_site(data: Path, found: Ground, **changes: Any) -> Path:
         site[key] = {**site.get(key, {}), **value} if isinstance(value, dict) else value
     (folder / "site.yaml").write_text(yaml.safe_dump(site))
     (folder / "catalogue").mkdir(exist_ok=True)
-    (folder / "catalogue/tests.yaml").write_text(yaml.safe_dump({"profiles": _profiles()}))
+    (folder / "catalogue/tests.yaml").write_text(yaml.safe_dump({"profiles": profiles()}))
     return folder
 
 
-def _profiles() -> list[dict[str, Any]]:
+def profiles() -> list[dict[str, Any]]:
     small = {"cores": [0.5], "memory": [1]}
     return [
         {
@@ -237,11 +237,11 @@ def _said_by_labels(name: str, image: str) -> dict[str, Any]:
     return entry(image, labels).model_dump(mode="json", exclude_unset=True)
 
 
-def project(data: Path, name: str, group: str) -> None:
+def project(arc: Path, name: str, group: str, database: str) -> None:
     """Makes a project's directory with a FITS file for its group, under the number that the hub will know."""
     posix = Posix()
-    gids = Allocator(f"sqlite:///{data / 'hub.sqlite'}", posix.uids, posix.gids).groups([group])
-    folder = data / "arc/projects" / name
+    gids = Allocator(database, posix.uids, posix.gids).groups([group])
+    folder = arc / "projects" / name
     folder.mkdir(parents=True)
     shutil.copy(get_pkg_data_filename("data/m13.fits", "astropy.io.fits.hdu.compressed.tests"), folder)
     for path, mode in ((folder, 0o2770), (folder / "m13.fits", 0o640)):
@@ -251,14 +251,24 @@ def project(data: Path, name: str, group: str) -> None:
 
 def new_data(top: Path) -> Path:
     """A hub's folder in `top`, with two projects; pods of any account can get to it."""
+    open_path(top)
+    data = top / "data"
+    data.mkdir(mode=0o711)
+    projects(data / "arc", f"sqlite:///{data / 'hub.sqlite'}")
+    return data
+
+
+def open_path(top: Path) -> None:
+    """Lets pods of any account get to a folder."""
     for folder in (top, *top.parents):
         if folder.stat().st_mode & 0o001 == 0:
             folder.chmod(folder.stat().st_mode | 0o111)
-    data = top / "data"
-    data.mkdir(mode=0o711)
-    project(data, "survey-x", SURVEY)
-    project(data, "other-project", OTHER)
-    return data
+
+
+def projects(arc: Path, database: str) -> None:
+    """Makes the two projects of the tests on a volume."""
+    project(arc, "survey-x", SURVEY, database)
+    project(arc, "other-project", OTHER, database)
 
 
 @contextmanager

@@ -67,20 +67,21 @@ class Kernel:
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"token {self._person.token}"}
 
-    @property
-    def _host(self) -> str:
-        return f"{self._person.name}.localhost:{self._person.stack.port}"
+    def _url(self, scheme: str, path: str) -> str:
+        place = self._person.stack
+        return f"{scheme}{'s' if place.tls else ''}://{place.host_of(self._person.name)}{self._base}{path}"
 
     def _call(self, method: str, path: str) -> dict[str, str]:
         with self._person.stack.client() as client:
-            answer = client.request(method, f"http://{self._host}{self._base}{path}", headers=self._headers)
+            answer = client.request(method, self._url("http", path), headers=self._headers)
         assert answer.is_success, answer.text
         return dict(answer.json()) if answer.content else {}
 
     def _connected(self) -> ClientConnection:
         return connect(
-            f"ws://{self._host}{self._base}{self._path}/channels",
-            address=("127.0.0.1", self._person.stack.port),  # glibc does not resolve `*.localhost`
+            self._url("ws", f"{self._path}/channels"),
+            address=self._person.stack.address,
+            ssl=self._person.stack.tls,
             additional_headers=self._headers,
             proxy=None,
             max_size=None,

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from ssl import SSLContext
+from typing import Any, Protocol
 from urllib.parse import urljoin
 
 import httpx
@@ -50,10 +51,25 @@ class LocalTransport(httpx.HTTPTransport):
         return answer
 
 
+class Place(Protocol):
+    """Where people sign in: the embedded hub, or an installed one."""
+
+    url: str
+    address: tuple[str, int]
+    """What is connected to, whatever the host."""
+    tls: SSLContext | None
+
+    def client(self, **settings: Any) -> httpx.Client:
+        """A browser-like client that reaches every host of the place."""
+
+    def host_of(self, user: str) -> str:
+        """The host of a user's sessions, with the port if it is not the scheme's own."""
+
+
 class Person:
     """One signed-in person: a browser's cookies, and an API token."""
 
-    def __init__(self, stack: "Stack", name: str) -> None:
+    def __init__(self, stack: Place, name: str) -> None:
         self.name = name
         self.stack = stack
         self.browser = stack.client()
@@ -135,6 +151,12 @@ class Stack:
         self.port = port
         self.process = process
         self.url = f"http://localhost:{port}"
+        self.address = ("127.0.0.1", port)  # glibc does not resolve `*.localhost`
+        self.tls: SSLContext | None = None
+
+    def host_of(self, user: str) -> str:
+        """The host of a user's sessions."""
+        return f"{user}.localhost:{self.port}"
 
     def client(self, **settings: Any) -> httpx.Client:
         """A browser-like client that reaches every host of the stack."""

@@ -24,8 +24,12 @@ version = json.loads(ask("The hub does not answer through the gateway", f"{gatew
 page = ask("The page for signing in does not come", f"{gateway}/hub/login", Host=HOST, Accept="text/html")
 if "oauth_login" not in page:
     sys.exit("The page for signing in offers no identity provider.")
-discovery = ask("The identity provider does not answer", f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+discovery = ask(
+    "The identity provider does not answer", f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+)
 said = json.loads(discovery)["issuer"]
 if said != issuer:
-    sys.exit(f"site.sign_in.issuer is {issuer}, but the identity provider calls itself {said}; write it as it does.")
+    sys.exit(
+        f"site.sign_in.issuer is {issuer}, but the identity provider calls itself {said}; write it as it does."
+    )
 print(f"JupyterHub {version['version']} answers at {public}, and the identity provider at {issuer}.")
