@@ -18,7 +18,7 @@ CANFAR_GATEWAY_API_URL      where the gateway takes routes
 CANFAR_GATEWAY_TOKEN        the gateway's own token at the hub
 CANFAR_ADMIN_TOKEN          optional: token of a service that makes an administrator's tokens
 CANFAR_METRICS_TOKEN        optional: token of a service that reads the hub's metrics and nothing else
-CANFAR_EXTRA_CONFIG         optional: folder of an administrator's own *.py, read last, in the order of their names
+CANFAR_EXTRA_CONFIG         optional: folder of an administrator's own *.py, read last, ordered by name
 CONFIGPROXY_AUTH_TOKEN      token of the gateway's REST API: 32 random bytes as hexadecimal digits
 JUPYTERHUB_CRYPT_KEY        key for identities in the database: 32 random bytes as hexadecimal digits
 JPY_COOKIE_SECRET           key for cookies: 32 random bytes as hexadecimal digits

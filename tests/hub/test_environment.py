@@ -31,7 +31,7 @@ ENOUGH = dict.fromkeys(NEEDED, "some") | {"CANFAR_DATABASE_URL": "sqlite://", "C
 
 def hub(tmp_path, **change):
     """A hub that must not start, with all that it needs but for `change`; the line that it says."""
-    keys = {name: "0" * 64 for name in ("JUPYTERHUB_CRYPT_KEY", "JPY_COOKIE_SECRET")}
+    keys = dict.fromkeys(("JUPYTERHUB_CRYPT_KEY", "JPY_COOKIE_SECRET"), "0" * 64)
     site = {"CANFAR_SITE": str(ROOT / "demo/site.yaml")}
     python = demo_command(0, tmp_path)[0]
     return refused(python, "-m", "jupyterhub", "-f", "jupyterhub_config.py", **ENOUGH | keys | site | change)
