@@ -1,34 +1,40 @@
 """JupyterHub's configuration, the same in embedded mode and in a cluster. It wires classes and decides nothing.
 
-From the environment:
+From the environment, of which all must be set that is not optional:
 
 CANFAR_SITE                 path of the site file, which holds all that a site decides
 CANFAR_SPAWNER              `canfar-local` for processes of this machine, `canfar` for pods of a cluster
-CANFAR_NAMESPACE            the namespace of the pods
+CANFAR_NAMESPACE            optional but for pods: their namespace
 CANFAR_HUB_URL              where the hub itself listens, inside
-CANFAR_DATABASE_URL         the hub's database
-CANFAR_SESSIONS_DIR         directory for what running local sessions need
-CANFAR_CREDENTIALS_DIR      directory for the credentials of users with running local sessions
+CANFAR_HUB_CONNECT_URL      optional: where the gateway reaches the hub, if the hub listens at all addresses
+CANFAR_DATABASE_URL         the hub's database, an address of SQLAlchemy's
+CANFAR_SESSIONS_DIR         optional: directory for what running local sessions need
+CANFAR_CREDENTIALS_DIR      optional: directory for the credentials of users with running local sessions
 CANFAR_SESSION_ACCOUNTS     optional: `each`, local sessions run under their users' own ids, which needs root
                             and is then the default; `own`, all run as the hub's own account
-CANFAR_CLIENT_SECRET        of the hub at the identity provider
-CANFAR_SITE_KEY             key from which sessions' secrets are derived
+CANFAR_CLIENT_SECRET        secret of the hub at the identity provider
+CANFAR_SITE_KEY             key from which sessions' secrets are derived, random and kept
 CANFAR_GATEWAY_API_URL      where the gateway takes routes
 CANFAR_GATEWAY_TOKEN        the gateway's own token at the hub
 CANFAR_ADMIN_TOKEN          optional: token of a service that makes an administrator's tokens
-and JupyterHub's own: CONFIGPROXY_AUTH_TOKEN, JUPYTERHUB_CRYPT_KEY, JPY_COOKIE_SECRET
+CANFAR_METRICS_TOKEN        optional: token of a service that reads the hub's metrics and nothing else
+CANFAR_EXTRA_CONFIG         optional: folder of an administrator's own *.py, read last, ordered by name
+CONFIGPROXY_AUTH_TOKEN      token of the gateway's REST API: 32 random bytes as hexadecimal digits
+JUPYTERHUB_CRYPT_KEY        key for identities in the database: 32 random bytes as hexadecimal digits
+JPY_COOKIE_SECRET           key for cookies: 32 random bytes as hexadecimal digits
 """
 
 from os import environ
 from pathlib import Path
 
 import canfar_portal
-from canfar_hub import admin_token
+from canfar_hub import admin_token, environment
 from canfar_site.settings import load_site_or_exit
 from canfar_spawner import app_handlers, collector, handlers
 from canfar_spawner.credential_folders import FolderStore
 from canfar_spawner.upkeep import Upkeep
 
+environment.check_or_exit(__doc__, environ)
 c = get_config()
 site = load_site_or_exit(environ["CANFAR_SITE"])
 
@@ -36,6 +42,7 @@ site = load_site_or_exit(environ["CANFAR_SITE"])
 c.JupyterHub.bind_url = site.public_url
 c.JupyterHub.subdomain_host = site.public_url if site.subdomains else ""
 c.JupyterHub.hub_bind_url = environ["CANFAR_HUB_URL"]
+c.JupyterHub.hub_connect_url = environ.get("CANFAR_HUB_CONNECT_URL", "")
 c.JupyterHub.proxy_class = "canfar"
 c.GatewayProxy.should_start = False
 c.GatewayProxy.api_url = environ["CANFAR_GATEWAY_API_URL"]
@@ -70,6 +77,8 @@ if site.cluster:
     from canfar_spawner.cluster import session_secrets
     from canfar_spawner.cluster.spawner import CanfarSpawner
 
+    if "CANFAR_NAMESPACE" not in environ:
+        raise SystemExit("CANFAR_NAMESPACE is not set. Set it to the namespace of the sessions' pods.")
     checks = [CanfarSpawner.check]
     c.KubeSpawner.namespace = environ["CANFAR_NAMESPACE"]
     store = session_secrets.store(environ["CANFAR_NAMESPACE"])
@@ -122,3 +131,10 @@ if "CANFAR_ADMIN_TOKEN" in environ:
         {"name": "administrator", "services": ["administrator"], "scopes": ["tokens"]},
         {"name": "api-administrator", "users": [admin_token.ACCOUNT], "scopes": list(admin_token.SCOPES)},
     ]
+if "CANFAR_METRICS_TOKEN" in environ:
+    c.JupyterHub.services.append({"name": "metrics", "api_token": environ["CANFAR_METRICS_TOKEN"]})
+    c.JupyterHub.load_roles.append({"name": "metrics", "services": ["metrics"], "scopes": ["read:metrics"]})
+
+# What an administrator adds has the last word.
+for file in environment.extra_files(environ.get("CANFAR_EXTRA_CONFIG", "")):
+    load_subconfig(str(file))

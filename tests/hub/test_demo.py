@@ -73,14 +73,6 @@ def test_a_mistake_in_the_site_file_is_named_there(tmp_path):
         demo._write_site(demo.Place(tmp_path, 8000), tmp_path / "site.yaml", [], tmp_path)
 
 
-def test_a_malformed_site_file_ends_the_hub_with_one_line(tmp_path):
-    site = tmp_path / "site.yaml"
-    site.write_text("contact: me\ncontct: you\n")
-    python = demo_command(0, tmp_path)[0]
-    line = refused(python, "-m", "jupyterhub", "-f", "jupyterhub_config.py", CANFAR_SITE=str(site))
-    assert "site.yaml, line 2: contct: there is no such setting" in line
-
-
 def test_everything_ends_with_ctrl_c_and_is_there_at_the_next_start(tmp_path):
     data = tmp_path / "data"
     with running(data) as stack:
