@@ -32,6 +32,11 @@ class Kernel:
         self._socket.close()
         self._call("DELETE", self._path)
 
+    def connect_again(self) -> None:
+        """Opens the WebSocket anew, as a page does when it was closed."""
+        self._socket.close()
+        self._socket = self._connected()
+
     def run(self, code: str) -> str:
         """What a cell prints, stripped; raises with the traceback of a cell that fails."""
         message = uuid.uuid4().hex

@@ -1,0 +1,139 @@
+"""A release with SQLite, from the chart's first version on: upgraded under running sessions, and removed."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.chart import CHART, RELEASE, Installed, apply, helm, place, site_values
+from tests.support.cluster import kubectl, listed
+from tests.support.kernel import Kernel
+from tests.support.stack import ROOT, Person, until
+
+pytestmark = pytest.mark.cluster
+
+FIRST = "0.1.0"
+"""The chart's first version, which is in the project's history."""
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart as it was in its first version: the last change before another version was written."""
+    changes = _git("log", "--format=%H", f"-Sversion: {FIRST}\n", "--", "helm/canfar-hub/Chart.yaml").split()
+    if not changes:
+        pytest.fail("The history of helm/canfar-hub is needed, which this copy of the project lacks.")
+    commit = f"{changes[0]}^" if len(changes) > 1 else "HEAD"
+    folder = tmp_path_factory.mktemp("first")
+    archive = subprocess.run(
+        ["git", "archive", commit, "helm/canfar-hub"], cwd=ROOT, check=True, capture_output=True
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+        packed.extractall(folder, filter="data")
+    chart = folder / "helm/canfar-hub"
+    assert f"\nversion: {FIRST}\n" in (chart / "Chart.yaml").read_text()
+    return chart
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, kubeconfig: str, first: Path) -> Iterator[Installed]:
+    """A release of the first version, whose records are in SQLite on a claim."""
+    with place(tmp_path_factory.mktemp("small")) as found:
+        records = found.ground.folder.parent / "records"
+        records.mkdir()
+        os.chown(records, 10101, 10101)  # volumes of this kind take no fsGroup
+        apply(_volume(found.name, records))
+        (found.ground.folder / "projects").mkdir()
+        values = site_values(found.world, found.ground.folder)
+        values["site"]["cluster"]["volume"]["projects"] = []
+        values["hub"]["database"] = {"claim": {"storageClassName": "shared"}}
+        found.upgrade(values, first)
+        yield found
+
+
+def _volume(space: str, folder: Path) -> dict[str, object]:
+    spec = {
+        "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "shared",
+        "hostPath": {"path": str(folder)},
+        "claimRef": {"namespace": space, "name": "hub"},
+    }
+    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"{space}-hub"}, "spec": spec}
+
+
+@pytest.fixture(scope="module")
+def person(small: Installed) -> Person:
+    found = small.sign_in("astronomer")
+    started = found.start("kept", {"profile": "notebook"})
+    assert started.status_code in {201, 202}, started.text
+    found.ready("kept")
+    return found
+
+
+def test_an_upgrade_stops_no_session(small: Installed, person: Person) -> None:
+    before = small.ground.pod("kept")
+    with Kernel(person, "kept") as kernel:
+        kernel.run("kept = 6 * 7")
+        values = site_values(small.world, small.ground.folder)
+        values["site"] |= {"name": "After the upgrade"}
+        values["site"]["cluster"]["volume"]["projects"] = []
+        values["hub"]["database"] = {"claim": {"storageClassName": "shared"}}
+        # Another reference of the same image, so that the gateway's pod is replaced, too.
+        values["gateway"]["nodeSelector"] = {"kubernetes.io/os": "linux"}
+        old = {component: small.pod(component) for component in ("hub", "gateway")}
+        small.upgrade(values, CHART)
+        assert all(small.pod(component) != name for component, name in old.items())
+        until(lambda: person.server("kept").get("ready"), "the session in the new hub")
+        kernel.connect_again()
+        assert kernel.run("print(kept)") == "42"
+    after = small.ground.pod("kept")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert "After the upgrade" in person.browser.get(f"{small.url}/hub/home").text
+
+
+def test_a_database_that_cannot_be_had_is_told_in_the_hubs_first_line(small: Installed) -> None:
+    url = "postgresql+psycopg://canfar:wrong@127.0.0.1:1/none"
+    script = f"CANFAR_DATABASE_URL={url} jupyterhub -f /srv/canfar/jupyterhub_config.py"
+    done = small.run("hub", "sh", "-c", script)
+    assert done.returncode != 0
+    said = (done.stdout + done.stderr).strip().splitlines()
+    assert "database" in said[0].lower()
+    assert "wrong" not in said[0]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_removal_leaves_homes_and_the_databases_claim_and_nothing_else(
+    small: Installed, person: Person
+) -> None:
+    assert small.ground.pods()
+    helm("uninstall", RELEASE, "-n", small.name, "--wait", "--timeout=3m")
+    until(lambda: not small.ground.pods(), "the sessions' end")
+
+    def left(space: str) -> set[str]:
+        kinds = "deployments,daemonsets,jobs,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,"
+        kinds += "networkpolicies,poddisruptionbudgets,ingresses,persistentvolumeclaims"
+        names = kubectl("get", kinds, "-n", space, "-o", "name").split()
+        usual = {"serviceaccount/default", "configmap/kube-root-ca.crt"}
+        return {name for name in names if name not in usual and "/world" not in name}
+
+    until(lambda: left(small.name) == {"persistentvolumeclaim/hub", "secret/database"} & left(small.name), "rest")
+    assert left(small.name) == {"persistentvolumeclaim/hub"}
+    assert left(small.ground.sessions) == {"persistentvolumeclaim/data"}
+    # Jobs that have made homes go by themselves, a while after they have ended.
+    homes = {name for name in left(small.ground.homes) if not name.startswith(("job", "pod"))}
+    assert homes == {"persistentvolumeclaim/data"}
+    assert (small.ground.folder / "home/astronomer").is_dir()
+    volumes = {one["metadata"]["name"] for one in listed("pv")}
+    assert {f"{small.ground.sessions}-data", f"{small.ground.homes}-data"} <= volumes
+
+
