@@ -28,7 +28,7 @@ from os import environ
 from pathlib import Path
 
 import canfar_portal
-from canfar_hub import admin_token, environment
+from canfar_hub import admin_token, database, environment
 from canfar_site.settings import load_site_or_exit
 from canfar_spawner import app_handlers, collector, handlers
 from canfar_spawner.credential_folders import FolderStore
@@ -105,6 +105,8 @@ collector.spare_the_loop()
 
 # What the hub keeps.
 c.JupyterHub.db_url = environ["CANFAR_DATABASE_URL"]
+if not site.cluster:
+    c.JupyterHub.db_kwargs = database.settings(environ["CANFAR_DATABASE_URL"])
 
 # The gateway asks for a visitor's access to sessions, and nothing else of theirs. It reads shares and groups
 # itself, since no token of a visitor carries what was shared with a group. At its start it asks for its routes.

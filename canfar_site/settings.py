@@ -417,6 +417,13 @@ class Cluster(Settings):
         description="The address without a path under which pods reach the hub's API, where that is not"
         " `public_url`. Desktops start applications through it.",
     )
+    desktop_policies: bool = Field(
+        False,
+        description="Whether each desktop gets a NetworkPolicy of its own, by which it and its applications"
+        " reach each other. It is for a namespace whose own policies close sessions to each other and open them"
+        " to the gateway and the hub: to a pod that any policy selects, only what policies open is open. The"
+        " hub needs the right to create `networkpolicies`.",
+    )
     strict_groups: bool = Field(
         False,
         description="Whether pods say `supplementalGroupsPolicy: Strict`, so that an image's own `/etc/group`"

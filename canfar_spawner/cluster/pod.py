@@ -14,7 +14,7 @@ from canfar_site.settings import Cluster, Credentials
 from canfar_spawner import credentials
 from canfar_spawner.cluster.image_accounts import init_container
 from canfar_spawner.cluster.state import CONTAINER, START, PodState
-from canfar_spawner.kinds import STARTS
+from canfar_spawner.kinds import DESKTOP, STARTS
 from canfar_spawner.spec import SessionSpec, expand
 
 CREDENTIALS = "/run/canfar/credentials"
@@ -24,6 +24,8 @@ SECRET = "session_secret"  # noqa: S105 - a key's name
 PASSWD, GROUP = "passwd", "group"
 ID = "canfar.net/id"
 """The label with a session's id, by which pods and Secrets of sessions are found."""
+DESKTOP_OF = "canfar.net/desktop"
+"""The label with the id of the desktop to which a session belongs: an application's, or the desktop's own."""
 
 _SYSTEM = "/skaha-system"
 """Where CANFAR's images find the platform's start scripts."""
@@ -152,8 +154,10 @@ def _literal(text: str) -> str:
 
 
 def labels(spec: SessionSpec) -> dict[str, str]:
-    """The labels of a session's pod and Secret, as the CANFAR Science Platform writes them."""
+    """The labels of a session's pod and Secret, as the CANFAR Science Platform writes them, and its desktop."""
+    desktop = spec.desktop.id if spec.desktop else spec.id if spec.kind == DESKTOP else ""
     return {
+        **({DESKTOP_OF: desktop} if desktop else {}),
         ID: spec.id,
         "canfar.net/kind": spec.kind,
         "canfar.net/username": _label(spec.owner),

@@ -24,6 +24,7 @@ from canfar_spawner import desktops, turnstile
 from canfar_spawner.catalogue import Catalogue, Profile
 from canfar_spawner.cluster import pod, registries
 from canfar_spawner.cluster.api import Api, ApiRefused, ApiUnavailable, connected, persistently
+from canfar_spawner.cluster.desktop_policy import desktop_policy
 from canfar_spawner.cluster.homes import Homes
 from canfar_spawner.cluster.orphans import ORPHANS, Sweeper
 from canfar_spawner.cluster.profile_list import ProfileListError, read_profile_list, resolve
@@ -31,6 +32,7 @@ from canfar_spawner.cluster.session_secrets import SessionSecrets
 from canfar_spawner.cluster.state import CONTAINER, START, PodEvent, PodState
 from canfar_spawner.cluster.turns import Turns
 from canfar_spawner.cluster.watch import EventWatch, PodWatch
+from canfar_spawner.kinds import DESKTOP
 from canfar_spawner.planned import PlannedSpawner
 from canfar_spawner.readiness import answers
 from canfar_spawner.spec import Refused, SessionSpec
@@ -338,6 +340,18 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
                 made = await self._created(manifest)
                 self._pod_uid = made["metadata"]["uid"]
                 await self._give_secret(spec)
+                if spec.kind == DESKTOP and self.cluster.desktop_policies:
+                    await persistently(lambda: self._open_to_its_applications(spec), self._unanswered)
+
+    async def _open_to_its_applications(self, spec: SessionSpec) -> None:
+        """Makes the desktop's NetworkPolicy."""
+        path = f"/apis/networking.k8s.io/v1/namespaces/{self.namespace}/networkpolicies"
+        policy = desktop_policy(spec, self.start_id, self.pod_name, self._pod_uid)
+        try:
+            await self.shared.api.create(path, policy)
+        except ApiRefused as refused:
+            if refused.status != 409:  # made by a call whose answer was lost
+                raise
 
     async def _give_secret(self, spec: SessionSpec) -> None:
         """Makes the Secret the pod's. One that stays the hub's own is swept when its session has ended."""

@@ -61,6 +61,10 @@ class Cluster:
     def batch(self) -> Any:
         return client.BatchV1Api(self.api)
 
+    @property
+    def policies(self) -> Any:
+        return client.NetworkingV1Api(self.api)
+
     async def events(self, selector: str) -> list[Object]:
         """The Events that a field selector finds."""
         listed = await self.core.list_namespaced_event(self.namespace, field_selector=selector)
@@ -522,6 +526,31 @@ class KubernetesContract:
             return [item.metadata.name for item in left.items] == ["free"]
 
         await eventually(gone, "the owned Secret's deletion")
+
+    async def test_a_network_policy_is_made_once_and_goes_with_its_owner(self, cluster: Cluster) -> None:
+        owner = await cluster.core.create_namespaced_pod(cluster.namespace, pod("owner"))
+        reference = {"apiVersion": "v1", "kind": "Pod", "name": "owner", "uid": owner.metadata.uid}
+        selected = {"matchLabels": {"of": "owner"}}
+        ports = [{"protocol": "TCP", "port": 32768, "endPort": 60999}]
+        body = {
+            "metadata": {"name": "owned", "ownerReferences": [reference]},
+            "spec": {
+                "podSelector": selected,
+                "policyTypes": ["Ingress"],
+                "ingress": [{"from": [{"podSelector": selected}], "ports": ports}],
+            },
+        }
+        made = raw(await cluster.policies.create_namespaced_network_policy(cluster.namespace, body))
+        assert made["spec"] == body["spec"]
+        async with refused(409, "AlreadyExists") as status:
+            await cluster.policies.create_namespaced_network_policy(cluster.namespace, body)
+        assert status["message"] == 'networkpolicies.networking.k8s.io "owned" already exists'
+        await cluster.core.delete_namespaced_pod("owner", cluster.namespace, grace_period_seconds=0)
+
+        async def gone() -> bool:
+            return not (await cluster.policies.list_namespaced_network_policy(cluster.namespace)).items
+
+        await eventually(gone, "the owned policy's deletion")
 
     async def test_what_nobody_owns_any_more_goes(self, cluster: Cluster) -> None:
         reference = {"apiVersion": "v1", "kind": "Pod", "name": "owner", "uid": str(uuid.uuid4())}

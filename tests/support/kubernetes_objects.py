@@ -58,6 +58,7 @@ RESOURCES: Mapping[str, Resource] = {
         Resource("configmaps", "ConfigMap"),
         Resource("serviceaccounts", "ServiceAccount", answers_deleted=True),
         Resource("jobs", "Job", group="batch", fields=frozenset({"status.successful"}), has_status=True),
+        Resource("networkpolicies", "NetworkPolicy", group="networking.k8s.io"),
         Resource("nodes", "Node", namespaced=False, has_status=True),
         Resource(
             "namespaces",

@@ -14,6 +14,7 @@ import pytest
 from canfar_auth.identity import PosixGroup, PosixIds
 from canfar_site.settings import Cluster, Credentials
 from canfar_spawner.cluster import pod
+from canfar_spawner.cluster.desktop_policy import desktop_policy
 from canfar_spawner.cluster.image_accounts import init_container
 from canfar_spawner.cluster.pod import Start, harden
 from canfar_spawner.cluster.state import PodState
@@ -411,3 +412,26 @@ def test_an_application_goes_with_the_pod_of_its_desktop(spec: SessionSpec) -> N
     main = made["spec"]["containers"][0]
     address = {"fieldRef": {"fieldPath": "status.podIP"}}
     assert {"name": "CANFAR_ADDRESS", "valueFrom": address} in main["env"]
+
+
+def test_pods_of_a_desktop_are_known_by_its_id(spec: SessionSpec) -> None:
+    def desktop_of(one: SessionSpec) -> str | None:
+        return harden(built(), one, START, CLUSTER)["metadata"]["labels"].get("canfar.net/desktop")
+
+    assert desktop_of(spec) is None
+    assert desktop_of(replace(spec, kind="desktop", id="desk1234")) == "desk1234"
+    on_it = Desktop(id="desk1234", server="desk", start="s", display="10.1.2.3:1")
+    assert desktop_of(replace(spec, kind="desktop-app", desktop=on_it)) == "desk1234"
+
+
+def test_the_policy_of_a_desktop_opens_x_and_samp_to_its_own_pods_alone(spec: SessionSpec) -> None:
+    policy = desktop_policy(replace(spec, kind="desktop", id="desk1234"), "5eed", "jupyter-desk", "u1")
+    body = policy["spec"]
+    own = {"podSelector": {"matchLabels": {"canfar.net/desktop": "desk1234"}}}
+    (into,), (out,) = body["ingress"], body["egress"]
+    assert body["podSelector"] == own["podSelector"]
+    assert (into["from"], out["to"]) == ([own], [own])
+    ranges = [range(one["port"], one.get("endPort", one["port"]) + 1) for one in into["ports"]]
+    assert out["ports"] == into["ports"]
+    assert 6001 in ranges[0]
+    assert 6901 not in {port for one in ranges for port in one}  # its page is the gateway's

@@ -58,9 +58,9 @@ async def over(hub: Hub, server: str) -> None:
     await until(is_over, f"{server} over")
 
 
-async def refused(hub: Hub, server: str) -> str:
+async def refused(hub: Hub, server: str, **options: Any) -> str:
     """Asks for a session that does not come about, and gives what its user is told."""
-    answer = await hub.start(server)
+    answer = await hub.start(server, **options)
     if answer.status_code >= 400:
         return str(answer.json()["message"])
     await over(hub, server)
@@ -176,6 +176,79 @@ async def test_a_stop_removes_pod_and_secret(hub: Hub, kube: FakeKubernetes) -> 
     await over(hub, "mine")
     assert not sessions(kube)
     assert not kube.secrets()
+
+
+async def start_with(hub: Hub, server: str, **options: Any) -> Any:
+    answer = await hub.start(server, **options)
+    assert answer.status_code in {201, 202}, answer.text
+    return await ready(hub, server)
+
+
+def offer_desktops(site_file: Path, *, policies: bool) -> None:
+    """Has the site offer a desktop and an application."""
+    settings = yaml.safe_load(site_file.read_text())
+    settings["kinds"] = ["notebook", "desktop", "desktop-app"]
+    settings["cluster"]["desktop_policies"] = policies
+    site_file.write_text(yaml.safe_dump(settings))
+    entries = [
+        {
+            "profile": kind,
+            "title": kind,
+            "description": "x",
+            "kinds": [kind],
+            "images": [f"example.org/{kind}:1"],
+        }
+        for kind in ("desktop", "desktop-app")
+    ]
+    (site_file.parent / "catalogue/desktops.yaml").write_text(yaml.safe_dump({"profiles": entries}))
+    _site.cache_clear()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_desktop_has_a_network_policy_that_goes_with_it(
+    site_file: Path, make_hub: MakeHub, kube: FakeKubernetes, *, lost: bool
+) -> None:
+    offer_desktops(site_file, policies=True)
+    hub = await make_hub()
+    if lost:
+        kube.fault(verb="create", resource="networkpolicies", took_effect=True, status=503)
+    desk = await start_with(hub, "desk", profile="desktop")
+    await start_with(hub, "app", profile="desktop-app", desktop=desk.spec.id)
+    await start_with(hub, "notebook", profile="open")
+    (policy,) = kube.all("networkpolicies")
+    own = policy["spec"]["podSelector"]["matchLabels"].items()
+    theirs = {
+        pod["metadata"]["annotations"]["hub.jupyter.org/servername"]
+        for pod in sessions(kube)
+        if own <= pod["metadata"]["labels"].items()
+    }
+    assert theirs == {"desk", "app"}
+    # A start anew does not meet what the one before has left.
+    await hub.stop("desk")
+    desk = await start_with(hub, "desk", profile="desktop")
+    await until(lambda: len(kube.all("networkpolicies")) == 1, "the earlier policy gone")
+    (owner,) = kube.all("networkpolicies")[0]["metadata"]["ownerReferences"]
+    assert owner["uid"] == kube.get("pods", desk.pod_name)["metadata"]["uid"]
+    await hub.stop("desk")
+    await until(lambda: not kube.all("networkpolicies"), "the policy gone")
+
+
+async def test_a_site_whose_namespace_is_open_makes_no_policy(
+    site_file: Path, make_hub: MakeHub, kube: FakeKubernetes
+) -> None:
+    offer_desktops(site_file, policies=False)
+    await start_with(await make_hub(), "desk", profile="desktop")
+    assert kube.count("*", "networkpolicies") == 0
+
+
+async def test_a_desktop_whose_policy_is_refused_does_not_start(
+    site_file: Path, make_hub: MakeHub, kube: FakeKubernetes
+) -> None:
+    offer_desktops(site_file, policies=True)
+    hub = await make_hub()
+    kube.fault(verb="create", resource="networkpolicies", status=403, message="may not make them")
+    assert "whose log says why" in await refused(hub, "desk", profile="desktop")
+    await until(lambda: not sessions(kube), "its pod gone")
 
 
 async def test_a_home_is_looked_at_once(hub: Hub, kube: FakeKubernetes) -> None:
