@@ -31,7 +31,8 @@ from canfar_spawner.cluster.session_secrets import SessionSecrets
 from canfar_spawner.cluster.state import CONTAINER, START, PodEvent, PodState
 from canfar_spawner.cluster.turns import Turns
 from canfar_spawner.cluster.watch import EventWatch, PodWatch
-from canfar_spawner.planned import PlannedSpawner
+from canfar_spawner.metrics import Stage
+from canfar_spawner.planned import PlannedSpawner, as_spawn_exception
 from canfar_spawner.readiness import answers
 from canfar_spawner.spec import Refused, SessionSpec
 
@@ -330,6 +331,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
             async with asyncio.timeout_at(self._deadline):
                 self.announce("Looking at your home.")
                 await persistently(lambda: self.shared.homes.ensure(spec), self._unanswered)
+                self._passed(Stage.HOME)
                 await persistently(lambda: self.shared.secrets.make(spec.id), self._unanswered)
                 await turnstile.passed()
                 manifest = await self._manifest(spec)
@@ -338,6 +340,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
                 made = await self._created(manifest)
                 self._pod_uid = made["metadata"]["uid"]
                 await self._give_secret(spec)
+                self._passed(Stage.MADE)
 
     async def _give_secret(self, spec: SessionSpec) -> None:
         """Makes the Secret the pod's. One that stays the hub's own is swept when its session has ended."""
@@ -355,9 +358,11 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         with self._told():
             async with asyncio.timeout_at(self._deadline):
                 url = self._url(await self._running(spec))
+                self._passed(Stage.CONTAINER)
                 if spec.interactive:
                     self.announce("Waiting for the program to answer.")
                     await self._answers(spec, url)
+                    self._passed(Stage.ANSWER)
                 return url
 
     @contextmanager
@@ -419,13 +424,16 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
 
     async def _running(self, spec: SessionSpec) -> PodState:
         """The pod once its program runs."""
-        seen = False
+        seen = has_node = False
         while True:
             told = self.shared.pods.pods.get(self.pod_name)
             state = told if told and told.start == self.start_id else None
             if state is not None:
                 seen = True
                 await self._judge(spec, state)
+                if state.node and not has_node:
+                    has_node = True
+                    self._passed(Stage.NODE)
                 if state.is_running:
                     return state
             elif seen:
@@ -505,9 +513,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         return self._refusal("cluster", 502, sentence)
 
     def _refusal(self, code: str, status: int, sentence: str) -> SpawnException:
-        exception = SpawnException(sentence, reason=code, status_code=status)
-        exception.jupyterhub_message = sentence
-        return exception
+        return as_spawn_exception(Refused(code, status, sentence))
 
     # Running and ending
 
