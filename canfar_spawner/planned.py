@@ -123,6 +123,10 @@ class PlannedSpawner(Spawner):
         """Marks what cannot run here."""
         return catalogue
 
+    def on_nodes(self) -> Mapping[str, Any]:
+        """By image, how many `nodes`, and `of` how many, have it already; nothing where that is not known."""
+        return {}
+
     # What the owner may, and has
 
     async def identity(self) -> Identity:
@@ -402,7 +406,8 @@ class PlannedSpawner(Spawner):
 
     def _shown(self, offer: policy.Offer, filled: Mapping[str, Any]) -> dict[str, Any]:
         """The offer as the picker's page takes it."""
-        shown = asdict(offer)
+        shown, on_nodes = asdict(offer), self.on_nodes()
+        images = {image for profile in offer.profiles for image in profile.images}
         return {
             "user": self.user.name,
             "static": f"{self.hub.base_url}canfar/static",
@@ -411,6 +416,7 @@ class PlannedSpawner(Spawner):
             "kinds": shown["kinds"],
             "profiles": shown["profiles"],
             "notices": shown["notices"],
+            "on_nodes": {image: asdict(on_nodes[image]) for image in images & on_nodes.keys()},
             "request": {key: filled.get(key) for key in FIELDS},
         }
 

@@ -26,6 +26,7 @@ from canfar_spawner.cluster import pod, registries
 from canfar_spawner.cluster.api import Api, ApiRefused, ApiUnavailable, connected, persistently
 from canfar_spawner.cluster.homes import Homes
 from canfar_spawner.cluster.orphans import ORPHANS, Sweeper
+from canfar_spawner.cluster.prepull import OnNodes, PrepullWatch
 from canfar_spawner.cluster.profile_list import ProfileListError, read_profile_list, resolve
 from canfar_spawner.cluster.session_secrets import SessionSecrets
 from canfar_spawner.cluster.state import CONTAINER, START, PodEvent, PodState
@@ -64,6 +65,7 @@ class Namespace:
     homes: Homes
     sweeper: Sweeper
     turns: Turns
+    prepull: PrepullWatch | None
 
 
 class CanfarSpawner(PlannedSpawner, KubeSpawner):
@@ -152,6 +154,10 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         gpu = self.site.cluster.gpu if self.site.cluster else "nvidia.com/gpu"
         return read_profile_list(profile_list, self.image, gpu=gpu)
 
+    def on_nodes(self) -> Mapping[str, OnNodes]:
+        """As last told by the pods that pull images ahead, where the site has such."""
+        return self.shared.prepull.on_nodes if self.shared.prepull else {}
+
     # What is shared
 
     @property
@@ -181,10 +187,13 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
                 Homes(api, self.site, self.namespace, self._token_of),
                 Sweeper(api, self.namespace),
                 Turns(_AT_ONCE),
+                PrepullWatch(api, ahead) if (ahead := self.cluster.prepull_namespace) else None,
             )
         found = self._shared[key]
         found.pods.start()
         found.events.start()
+        if found.prepull:
+            found.prepull.start()
         return found
 
     async def _token_of(self, owner: str) -> str:
