@@ -430,6 +430,12 @@ class Cluster(Settings):
         " gives its sessions no further groups. It is off, since nodes must serve it (Kubernetes 1.33 and"
         " containerd 2.0 or newer do): others start no session that asks for it.",
     )
+    prepull_namespace: DnsName | None = Field(
+        None,
+        description="The namespace of the pods that pull the catalogue's images ahead (label"
+        " `app.kubernetes.io/component=prepull`, one init container for each image). The picker then says which"
+        " images the nodes have already.",
+    )
     registries: Path | None = Field(
         None,
         description="A file with the names and passwords for private images, of the form of Docker's"

@@ -16,6 +16,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +26,7 @@ from canfar_auth.identity import PosixIds
 from canfar_auth.outbound import Unavailable
 from canfar_auth.refresh import Token
 from canfar_site.settings import Credentials
+from canfar_spawner import metrics
 
 log = logging.getLogger("canfar.credentials")
 
@@ -34,6 +37,7 @@ EXPIRES = "expires.json"
 FILES = (CERTIFICATE, TOKEN, EXPIRES)
 
 _NOUNS = {CERTIFICATE: "certificate", TOKEN: "access token"}
+_LABELS = {CERTIFICATE: "certificate", TOKEN: "access_token"}
 _CERTIFICATE_PART = 2 / 3  # of its life, after which a certificate is renewed,
 _SPREAD = 0.1  # or earlier by up to this part, so that those of one morning are not renewed in one minute
 _TOKEN_LEAD = timedelta(minutes=5)  # that a token is renewed before its end, or a third of its life
@@ -279,6 +283,25 @@ class Renewer:
             )
         )
 
+    def measure(self) -> None:
+        """Has the hub's metrics tell, whenever they are read, what the sessions have."""
+        for name in self._names:
+            label = _LABELS[name]
+            metrics.CREDENTIAL_END.labels(label).set_function(partial(self._first_end, name))
+            metrics.CREDENTIALS_MISSING.labels(label).set_function(partial(self._missing, name))
+            metrics.CREDENTIAL_FAILURES.labels(label)
+
+    def _first_end(self, name: str) -> float:
+        now = self._now()
+        held = (entry.held.get(name) for entry in self._owners.values())
+        ends = (one.not_after.timestamp() for one in held if one and one.not_after and one.is_valid(now))
+        return min(ends, default=nan)
+
+    def _missing(self, name: str) -> float:
+        now = self._now()
+        without = (e for e in self._owners.values() if not e.held.get(name, Held()).is_valid(now))
+        return sum(len(entry.sessions) for entry in without)
+
     def status(self, owner: str) -> Status | None:
         """What the owner's running sessions have; None if none runs."""
         entry = self._owners.get(owner)
@@ -322,6 +345,7 @@ class Renewer:
         except Exception as error:
             why = _sentence(error, owner, name)
             log.warning("No new %s for %s: %s", _NOUNS[name], owner, why)
+            metrics.CREDENTIAL_FAILURES.labels(_LABELS[name]).inc()
             await self._note_failure(owner, entry, name, why)
 
     async def _get(self, owner: str, name: str, before: Held) -> tuple[str, datetime | None, datetime]:

@@ -23,6 +23,7 @@ from canfar_spawner.accounts import as_account, check_free, let_pass, make_home
 from canfar_spawner.catalogue import Catalogue, Profile
 from canfar_spawner.credential_folders import folder_name, link_in_home
 from canfar_spawner.kinds import STARTS
+from canfar_spawner.metrics import Stage
 from canfar_spawner.planned import PlannedSpawner
 from canfar_spawner.processes import (
     RUNTIME_DIR,
@@ -105,9 +106,11 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         self.proc = self._run(spec, directory)
         self.pid = self.proc.pid
         self._record()
+        self._passed(Stage.MADE)
         if spec.interactive:
             self.announce("Waiting for the program to answer.")
             await self._answers(spec, directory / "log")
+            self._passed(Stage.ANSWER)
         self._judge(spec, directory / "log")
         return f"http://{self.ip}:{self.port}"
 

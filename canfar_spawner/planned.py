@@ -32,12 +32,13 @@ from jupyterhub.utils import maybe_future
 from traitlets import Any as Any_
 from traitlets import TraitError, Unicode, default
 
-from canfar_auth.identity import STATE_KEY, Identity, PosixGroup, PosixIds
+from canfar_auth.identity import STATE_KEY, GroupSet, Identity, PosixGroup, PosixIds
 from canfar_site.settings import Site, load_site
-from canfar_spawner import credentials, desktops, policy, turnstile
+from canfar_spawner import credentials, desktops, metrics, policy, turnstile
 from canfar_spawner.activity import last_used
 from canfar_spawner.catalogue import Catalogue, CatalogueFolder
 from canfar_spawner.kinds import DESKTOP, Activity, Secret, kinds_of
+from canfar_spawner.metrics import Stage
 from canfar_spawner.picker import render
 from canfar_spawner.request import FIELDS, options_from_form, parse_options
 from canfar_spawner.spec import Desktop, Mount, Placement, Refused, SessionSpec
@@ -58,7 +59,11 @@ def _folder(site_file: str) -> CatalogueFolder:
 
 
 def as_spawn_exception(refused: Refused) -> SpawnException:
-    """The hub's form of a refusal, which it neither logs as a fault nor counts towards its failure limit."""
+    """The hub's form of a refusal, which it neither logs as a fault nor counts towards its failure limit.
+
+    It is for somebody to be told, and counted.
+    """
+    metrics.refused(refused.code)
     exception = SpawnException(refused.sentence, reason=refused.code, status_code=refused.status)
     exception.jupyterhub_message = refused.sentence  # what the hub's pages show
     return exception
@@ -118,6 +123,10 @@ class PlannedSpawner(Spawner):
         """Marks what cannot run here."""
         return catalogue
 
+    def on_nodes(self) -> Mapping[str, Any]:
+        """By image, how many `nodes`, and `of` how many, have it already; nothing where that is not known."""
+        return {}
+
     # What the owner may, and has
 
     async def identity(self) -> Identity:
@@ -163,23 +172,32 @@ class PlannedSpawner(Spawner):
             The plan's refusal, or a fault of the image, each with the sentence for the user.
         """
         self.spec, self._stages = None, ()
-        await turnstile.passed()
-        try:
-            identity = await self.identity()
-            catalogue = await self.catalogue()
-            # No await between counting and deciding: this is what reserves the session.
-            self.spec = self.plan(self.user_options, identity, catalogue)
-            self.start_id = secrets.token_hex(8)
-            async with self.turn():
-                await self._delegate(self.spec)
-                await self.make(self.spec)
-            address = await self.launch(self.spec)
-            if self.spec.desktop and desktops.desktop_of(self) is None:
-                raise Refused("desktop", 409, "The desktop ended before the application was on it.")
-            await turnstile.passed()  # what the hub does next takes its time
-            return address
-        except Refused as refused:
-            raise as_spawn_exception(refused) from None
+        with metrics.start() as counted:
+            await turnstile.passed()
+            try:
+                identity = await self.identity()
+                catalogue = await self.catalogue()
+                # No await between counting and deciding: this is what reserves the session.
+                self.spec = self.plan(self.user_options, identity, catalogue)
+                counted.kind = self.spec.kind
+                self.start_id = secrets.token_hex(8)
+                async with self.turn():
+                    self._passed(Stage.QUEUE)
+                    await self._delegate(self.spec)
+                    self._passed(Stage.CREDENTIALS)
+                    await self.make(self.spec)
+                address = await self.launch(self.spec)
+                if self.spec.desktop and desktops.desktop_of(self) is None:
+                    raise Refused("desktop", 409, "The desktop ended before the application was on it.")
+                await turnstile.passed()  # what the hub does next takes its time
+                return address
+            except Refused as refused:
+                raise as_spawn_exception(refused) from None
+
+    def _passed(self, stage: Stage) -> None:
+        """Notes that a stage of this start is over."""
+        if self.spec is not None:
+            metrics.passed(self.spec.kind, stage)
 
     def plan(self, options: Mapping[str, Any], identity: Identity, catalogue: Catalogue) -> SessionSpec:
         """Parses and plans `options` for this server, and changes nothing.
@@ -306,13 +324,21 @@ class PlannedSpawner(Spawner):
     async def sweep(cls, spawners: Collection[PlannedSpawner]) -> None:
         """Removes what runs of sessions of which the hub has no record; `spawners` are all that it has."""
 
-    async def review(self, now: datetime) -> None:
-        """Judges the running session by its owner's groups as last read: it may get an end, or lose it."""
+    async def review(self, now: datetime) -> GroupSet | None:
+        """Judges the running session by its owner's groups as last read: it may get an end, or lose it.
+
+        Returns those groups; None if nothing is known of its owner.
+        """
         state = await self.user.get_auth_state()
         identity = Identity.from_state((state or {}).get(STATE_KEY))
-        if self.spec is None or identity is None:
-            return
-        reason = policy.removal(self.spec.groups, identity.groups, self.site)
+        if identity is None:
+            return None
+        if self.spec is not None:
+            self._take_reason(policy.removal(self.spec.groups, identity.groups, self.site), now)
+        return identity.groups
+
+    def _take_reason(self, reason: str, now: datetime) -> None:
+        """Gives the session an end if there is a reason for one, and takes it back if there is none."""
         if bool(reason) == bool(self.ends_at):
             return
         self.ends_at = now + timedelta(seconds=self.site.removal.grace) if reason else None
@@ -374,12 +400,14 @@ class PlannedSpawner(Spawner):
         try:
             offer = policy.offer(await self.identity(), self.site, await self.catalogue(), self.usage())
         except Refused as refused:
+            metrics.refused(refused.code)
             offer = policy.nothing(refused.sentence, self.site)
         return render(self._shown(offer, filled))
 
     def _shown(self, offer: policy.Offer, filled: Mapping[str, Any]) -> dict[str, Any]:
         """The offer as the picker's page takes it."""
-        shown = asdict(offer)
+        shown, on_nodes = asdict(offer), self.on_nodes()
+        images = {image for profile in offer.profiles for image in profile.images}
         return {
             "user": self.user.name,
             "static": f"{self.hub.base_url}canfar/static",
@@ -388,6 +416,7 @@ class PlannedSpawner(Spawner):
             "kinds": shown["kinds"],
             "profiles": shown["profiles"],
             "notices": shown["notices"],
+            "on_nodes": {image: asdict(on_nodes[image]) for image in images & on_nodes.keys()},
             "request": {key: filled.get(key) for key in FIELDS},
         }
 
@@ -411,7 +440,7 @@ class PlannedSpawner(Spawner):
 
     def options_from_query(self, query_options: Mapping[str, list[str]]) -> dict[str, Any]:
         """Refuses: a link fills the form and starts nothing."""
-        raise SpawnException("A link cannot start a session; choose Launch.", reason="link", status_code=400)
+        raise as_spawn_exception(Refused("link", 400, "A link cannot start a session; choose Launch."))
 
     async def look_for_use(self, now: datetime) -> None:
         """Asks the running program when it was last used, if it is of a kind that says so."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from jupyterhub import orm
@@ -16,7 +17,7 @@ from canfar_auth.outbound import Outbound, Unavailable
 from canfar_auth.refresh import Token
 from canfar_auth.refusal import ProviderUnavailable, SignInRefused
 from canfar_site.settings import Site
-from canfar_spawner import collector, desktops
+from canfar_spawner import collector, desktops, metrics
 from canfar_spawner.credentials import CredentialStore, Renewer, Running, SignInNeeded, Status
 from canfar_spawner.planned import UPKEEP, PlannedSpawner
 from canfar_spawner.spec import Refused
@@ -49,6 +50,8 @@ class Upkeep:
         app.tornado_settings[UPKEEP] = self  # where sessions find their credentials
         self._delegation = Delegation(app, self._site)
         self._renewer = Renewer(self._site.credentials, self._delegation, self.store)
+        self._renewer.measure()
+        metrics.expect(self._site.kinds)
         self._task = asyncio.ensure_future(self._rounds())
 
     def stop(self) -> None:
@@ -77,7 +80,9 @@ class Upkeep:
         running = [spawner for spawner in every if spawner.ready and spawner.spec]
         users = {spawner.user.name: spawner.user for spawner in running}
         await each(users.values(), self._app.authenticator.reread_if_due, "membership of")
-        await each(running, self._review, "session of")
+        unknown: dict[str, datetime] = {}
+        await each(running, partial(self._review, unknown), "session of")
+        metrics.groups_unknown(unknown.values())
         now = datetime.now(UTC)
         await each(running, lambda spawner: spawner.look_for_use(now), "use of")
         await (await self.credentials()).renew_due()
@@ -119,8 +124,10 @@ class Upkeep:
     def _every(self) -> list[Any]:
         return [spawner for user in list(self._app.users.values()) for spawner in user.spawners.values()]
 
-    async def _review(self, spawner: PlannedSpawner) -> None:
-        await spawner.review(datetime.now(UTC))
+    async def _review(self, unknown: dict[str, datetime], spawner: PlannedSpawner) -> None:
+        groups = await spawner.review(datetime.now(UTC))
+        if groups is not None and not groups.complete:
+            unknown[spawner.user.name] = groups.as_of
         if spawner.is_over(datetime.now(UTC)) and not spawner.pending:
             log.warning("Session %s ends: %s", spawner._log_name, spawner.notice)
             await self._app.proxy.delete_user(spawner.user, spawner.name)

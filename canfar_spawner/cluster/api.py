@@ -91,16 +91,17 @@ class Api:
         return body
 
     def events(
-        self, path: str, seconds: float, **query: object
+        self, path: str, seconds: float, opened: Callable[[], None] = lambda: None, /, **query: object
     ) -> AbstractAsyncContextManager[AsyncGenerator[dict[str, Any]]]:
         """The events of a watch (API concepts, "Efficient detection of changes"), for about `seconds`.
 
-        Its connection is held until the block ends. Raises as the others; that it ends says nothing.
+        Its connection is held until the block ends. `opened` is called when the server takes it. Raises as
+        the others; that it ends says nothing.
         """
-        return aclosing(self._events(path, seconds, query))
+        return aclosing(self._events(path, seconds, opened, query))
 
     async def _events(
-        self, path: str, seconds: float, query: Mapping[str, object]
+        self, path: str, seconds: float, opened: Callable[[], None], query: Mapping[str, object]
     ) -> AsyncGenerator[dict[str, Any]]:
         asked = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": int(seconds)}
         # Silence is usual; a connection that hangs beyond the server's own end is dead.
@@ -110,6 +111,7 @@ class Api:
             async with answer:
                 if answer.status != 200:
                     _check(answer.status, await answer.text(errors="replace"))
+                opened()
                 async for line in _lines(answer):
                     yield json.loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:

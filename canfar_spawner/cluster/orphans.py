@@ -17,6 +17,8 @@ ORPHANS = Counter(
     "What was resolved: a `pod` without a session was removed, a `session` without a pod was ended.",
     ["what"],
 )
+for _what in ("pod", "session"):
+    ORPHANS.labels(_what)  # from 0 on, so that the first one is a rise
 
 
 def orphans(pods: Iterable[PodState], starts: Collection[str]) -> list[PodState]:

@@ -27,13 +27,15 @@ from canfar_spawner.cluster.api import Api, ApiRefused, ApiUnavailable, connecte
 from canfar_spawner.cluster.desktop_policy import desktop_policy
 from canfar_spawner.cluster.homes import Homes
 from canfar_spawner.cluster.orphans import ORPHANS, Sweeper
+from canfar_spawner.cluster.prepull import OnNodes, PrepullWatch
 from canfar_spawner.cluster.profile_list import ProfileListError, read_profile_list, resolve
 from canfar_spawner.cluster.session_secrets import SessionSecrets
 from canfar_spawner.cluster.state import CONTAINER, START, PodEvent, PodState
 from canfar_spawner.cluster.turns import Turns
 from canfar_spawner.cluster.watch import EventWatch, PodWatch
 from canfar_spawner.kinds import DESKTOP
-from canfar_spawner.planned import PlannedSpawner
+from canfar_spawner.metrics import Stage
+from canfar_spawner.planned import PlannedSpawner, as_spawn_exception
 from canfar_spawner.readiness import answers
 from canfar_spawner.spec import Refused, SessionSpec
 
@@ -65,6 +67,7 @@ class Namespace:
     homes: Homes
     sweeper: Sweeper
     turns: Turns
+    prepull: PrepullWatch | None
 
 
 class CanfarSpawner(PlannedSpawner, KubeSpawner):
@@ -153,6 +156,10 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         gpu = self.site.cluster.gpu if self.site.cluster else "nvidia.com/gpu"
         return read_profile_list(profile_list, self.image, gpu=gpu)
 
+    def on_nodes(self) -> Mapping[str, OnNodes]:
+        """As last told by the pods that pull images ahead, where the site has such."""
+        return self.shared.prepull.on_nodes if self.shared.prepull else {}
+
     # What is shared
 
     @property
@@ -182,10 +189,13 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
                 Homes(api, self.site, self.namespace, self._token_of),
                 Sweeper(api, self.namespace),
                 Turns(_AT_ONCE),
+                PrepullWatch(api, ahead) if (ahead := self.cluster.prepull_namespace) else None,
             )
         found = self._shared[key]
         found.pods.start()
         found.events.start()
+        if found.prepull:
+            found.prepull.start()
         return found
 
     async def _token_of(self, owner: str) -> str:
@@ -332,6 +342,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
             async with asyncio.timeout_at(self._deadline):
                 self.announce("Looking at your home.")
                 await persistently(lambda: self.shared.homes.ensure(spec), self._unanswered)
+                self._passed(Stage.HOME)
                 await persistently(lambda: self.shared.secrets.make(spec.id), self._unanswered)
                 await turnstile.passed()
                 manifest = await self._manifest(spec)
@@ -340,6 +351,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
                 made = await self._created(manifest)
                 self._pod_uid = made["metadata"]["uid"]
                 await self._give_secret(spec)
+                self._passed(Stage.MADE)
                 if spec.kind == DESKTOP and self.cluster.desktop_policies:
                     await persistently(lambda: self._open_to_its_applications(spec), self._unanswered)
 
@@ -369,9 +381,11 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         with self._told():
             async with asyncio.timeout_at(self._deadline):
                 url = self._url(await self._running(spec))
+                self._passed(Stage.CONTAINER)
                 if spec.interactive:
                     self.announce("Waiting for the program to answer.")
                     await self._answers(spec, url)
+                    self._passed(Stage.ANSWER)
                 return url
 
     @contextmanager
@@ -433,13 +447,16 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
 
     async def _running(self, spec: SessionSpec) -> PodState:
         """The pod once its program runs."""
-        seen = False
+        seen = has_node = False
         while True:
             told = self.shared.pods.pods.get(self.pod_name)
             state = told if told and told.start == self.start_id else None
             if state is not None:
                 seen = True
                 await self._judge(spec, state)
+                if state.node and not has_node:
+                    has_node = True
+                    self._passed(Stage.NODE)
                 if state.is_running:
                     return state
             elif seen:
@@ -519,9 +536,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         return self._refusal("cluster", 502, sentence)
 
     def _refusal(self, code: str, status: int, sentence: str) -> SpawnException:
-        exception = SpawnException(sentence, reason=code, status_code=status)
-        exception.jupyterhub_message = sentence
-        return exception
+        return as_spawn_exception(Refused(code, status, sentence))
 
     # Running and ending
 

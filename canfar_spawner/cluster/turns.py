@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from canfar_spawner.metrics import QUEUED
+
 
 class Turns:
     """Lets at most `at_once` through at a time, the others in the order in which they came."""
@@ -22,7 +24,8 @@ class Turns:
             announce(f"Many sessions start now: {before} before yours in the queue.")
         self._waiting += 1
         try:
-            await self._free.acquire()
+            with QUEUED.track_inprogress():
+                await self._free.acquire()
         finally:
             self._waiting -= 1
         try:

@@ -7,12 +7,19 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+
+from prometheus_client import Gauge
 
 from canfar_spawner.cluster.api import Api, ApiRefused, ApiUnavailable
 from canfar_spawner.cluster.state import PodEvent, PodState, reduce_event, reduce_pod
 
 log = logging.getLogger("canfar.cluster")
+
+CONNECTED = Gauge(
+    "canfar_cluster_connected", "Whether the API server answers a watch: 1, or 0 if it does not.", ["watch"]
+)
 
 _SECONDS = 300  # of one watch; then the server ends it, and the next goes on from there
 _PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds before another attempt
@@ -22,8 +29,10 @@ class Watch:
     """Follows one collection for as long as it runs: a list, and watches from there on.
 
     A watch that breaks off goes on from where it was. A new list follows only where the server has forgotten
-    that place (410 Gone). Subclasses say what they keep.
+    that place (410 Gone). Subclasses say what they keep, and what the metrics call it.
     """
+
+    name = ""
 
     def __init__(self, api: Api, path: str, **query: str) -> None:
         self._api, self._path, self._query = api, path, query
@@ -52,12 +61,13 @@ class Watch:
                 if not self._version:
                     self._version = await self._list()
                     self.listed.set()
-                self._connected(True)
+                    self._connected(True)
                 await self._follow()
                 pause = _PAUSE
             except ApiRefused as refused:
                 if refused.status != 410:
                     log.error("%s cannot be watched: %s", self._path, refused)
+                    self._note(False)
                     await asyncio.sleep(_LONGEST_PAUSE)
                 self._version = ""
             except ApiUnavailable as error:
@@ -66,12 +76,14 @@ class Watch:
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except Exception:  # an answer that nobody foresaw must not make the hub deaf
                 log.exception("A watch of %s failed; it begins anew.", self._path)
+                self._note(False)
                 self._version = ""
                 await asyncio.sleep(_LONGEST_PAUSE)
 
     async def _follow(self) -> None:
         query = {**self._query, "resourceVersion": self._version}
-        async with self._api.events(self._path, _SECONDS, **query) as events:
+        opened = partial(self._connected, True)
+        async with self._api.events(self._path, _SECONDS, opened, **query) as events:
             async for event in events:
                 found = event["object"]
                 if event["type"] == "ERROR":
@@ -85,7 +97,11 @@ class Watch:
             log.info("The API server answers again.") if now else log.warning(
                 "The API server does not answer (%s); sessions run on.", why
             )
+        self._note(now)
+
+    def _note(self, now: bool) -> None:
         self.is_connected = now
+        CONNECTED.labels(self.name).set(now)
 
     async def _list(self) -> str:
         """Reads the collection, and gives the version to watch from."""
@@ -98,6 +114,8 @@ class Watch:
 
 class PodWatch(Watch):
     """The pods of one namespace that carry the labels of sessions."""
+
+    name = "sessions"
 
     def __init__(self, api: Api, namespace: str, selector: str) -> None:
         super().__init__(api, f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
@@ -151,6 +169,8 @@ class PodWatch(Watch):
 
 class EventWatch(Watch):
     """The events about pods of one namespace, for those whose start is followed. Nothing is kept of others."""
+
+    name = "events"
 
     def __init__(self, api: Api, namespace: str) -> None:
         path = f"/api/v1/namespaces/{namespace}/events"

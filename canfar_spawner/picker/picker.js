@@ -14,7 +14,8 @@
 /** @typedef {"cores" | "memory" | "gpus"} Resource */
 /**
  * @typedef {{user: string, static: string, refusal: string, sessions: {active: number, limit: number},
- *   kinds: Kind[], profiles: Profile[], request: Record<string, string | number | null>}} Offer
+ *   kinds: Kind[], profiles: Profile[], request: Record<string, string | number | null>,
+ *   on_nodes?: Record<string, {nodes: number, of: number}>}} Offer
  */
 
 const FIELDS = ["profile", "kind", "image", "cores", "memory", "gpus", "name", "open"];
@@ -91,6 +92,13 @@ function imageLabel(/** @type {string} */ image, /** @type {string[]} */ sibling
   if (alike && tag) return tag.length > 40 ? `${tag.slice(0, 39)}…` : tag;
   const name = image.slice(image.lastIndexOf("/") + 1);
   return name.length > 60 ? `${name.slice(0, 59)}…` : name;
+}
+
+/** On how many nodes of a cluster an image is, in words; empty where that is not known. */
+function onNodes(/** @type {{nodes: number, of: number} | undefined} */ found) {
+  if (!found) return "";
+  if (found.nodes >= found.of) return "On the nodes already";
+  return found.nodes ? `On ${found.nodes} of ${found.of} nodes` : "Not on the nodes yet";
 }
 
 /** A value near what was wished for, of those that are allowed; null when none is. */
@@ -349,6 +357,7 @@ class Picker {
     if (images.length < 2 || profile.profile !== this.profile) {
       place.replaceChildren(element("code", { text: image === null ? "" : imageLabel(image, images) }));
       if (images.length > 1) place.append(element("span", { text: `and ${images.length - 1} more` }));
+      place.append(this.nodesOf(image));
       return;
     }
     const select = element("select", { "aria-label": `Version of ${profile.title}`, autocomplete: "off" },
@@ -356,9 +365,19 @@ class Picker {
     select.value = image;
     select.addEventListener("change", () => {
       this.images.set(profile.profile, select.value);
+      place.lastElementChild?.replaceWith(this.nodesOf(select.value));
       this.drawSummary();
     });
-    place.replaceChildren(select);
+    place.replaceChildren(select, this.nodesOf(image));
+  }
+
+  /** What is known of an image's being there before it is asked for. @param {string | null} image */
+  nodesOf(image) {
+    const known = this.offer.on_nodes ?? {};
+    const found = image !== null && Object.hasOwn(known, image) ? known[image] : undefined;
+    const text = onNodes(found);
+    const there = found && found.nodes >= found.of;
+    return element("span", { class: there ? "picker-nodes picker-nodes-all" : "picker-nodes", hidden: !text, text });
   }
 
   /** @param {Profile | null} profile */

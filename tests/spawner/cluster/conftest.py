@@ -199,6 +199,8 @@ async def make_hub(
     for shared in CanfarSpawner._shared.values():
         await shared.pods.stop()
         await shared.events.stop()
+        if shared.prepull:
+            await shared.prepull.stop()
     CanfarSpawner._shared.clear()
 
 
