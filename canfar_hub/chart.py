@@ -129,7 +129,7 @@ class Claims(Values):
     homes: DnsName | Literal[""] = ""
 
 
-class Storage(Values):
+class SharedVolume(Values):
     """The shared volume with homes and projects."""
 
     volume: Kubernetes = Field(
@@ -221,7 +221,7 @@ class ChartValues(Values):
     hub: Hub = Hub()
     gateway: Gateway = Gateway()
     ingress: Ingress = Ingress()
-    storage: Storage = Storage()
+    storage: SharedVolume = SharedVolume()
     namespaces: Namespaces = Namespaces()
     registries: Registries = Registries()
     trust: Trust = Trust()

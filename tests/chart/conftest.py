@@ -40,6 +40,7 @@ class Chart:
 
     def __init__(self, program: Path, folder: Path) -> None:
         self._program, self._folder = program, folder
+        self.major = 3 if program.name == "helm3" else 4
 
     def run(self, command: str, *options: str, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         file = self._folder / "values.yaml"

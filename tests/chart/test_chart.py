@@ -217,6 +217,9 @@ def test_a_missing_value_is_asked_for(chart: Chart, missing: tuple[str, ...], pa
 
 
 def test_one_origin_is_warned_of(chart: Chart) -> None:
+    if chart.major < 4:
+        pytest.skip("Helm 3 renders notes for a cluster that answers only.")
+
     def notes(**changes: Any) -> str:
         done = chart.run("install canfar", "--dry-run=client", values=merged(LEAST, changes))
         assert done.returncode == 0, done.stderr
