@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ import yaml
 
 from tests.support.cluster import BASE, OTHER, Ground, kubectl, listed, open_path, profiles
 from tests.support.identities import SURVEY
-from tests.support.stack import ROOT, Person
+from tests.support.stack import ROOT, Person, until
 
 CHART = ROOT / "helm/canfar-hub"
 HELM = ROOT / ".venv/bin/helm"
@@ -128,6 +129,9 @@ class World:
             apply(self._service(host, 443, 8443))
         apply(self._service("postgres", 5432, 5432))
         kubectl("rollout", "status", "-n", self.name, "deployment/world", "--timeout=110s")
+        for name, port in (("hub", 443), ("postgres", 5432)):
+            address = (self.service_ip(name), port)
+            until(lambda address=address: _takes(address), f"connections to {name}")
 
     def _object(self, version: str, kind: str, name: str, **rest: Any) -> dict[str, Any]:
         metadata = {"namespace": self.name, "name": name}
@@ -166,6 +170,14 @@ class World:
         template = {"metadata": {"labels": labels}, "spec": spec}
         body = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
         return self._object("apps/v1", "Deployment", "world", spec=body)
+
+
+def _takes(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, 2).close()
+        return True
+    except OSError:
+        return False
 
 
 def _container(name: str, command: list[str], port: int | None) -> dict[str, Any]:
@@ -241,18 +253,16 @@ class Installed:
         """Installs or upgrades the release, and waits until hub and gateway are ready."""
         file = self.ground.folder.parent / "values.yaml"
         file.write_text(yaml.safe_dump(dict(values)))
-        helm(
-            "upgrade",
-            "--install",
-            RELEASE,
-            str(chart),
-            "-n",
-            self.name,
-            "-f",
-            str(file),
-            "--timeout=5m",
-            "--wait",
-        )
+        helm("upgrade", "--install", RELEASE, str(chart), "-n", self.name, "-f", str(file))
+        self.is_up()
+
+    def is_up(self) -> None:
+        """Waits until hub and gateway are ready; fails with what they said."""
+        for component in ("hub", "gateway"):
+            what = f"deployment/{component}"
+            told = kubectl("rollout", "status", "-n", self.name, what, "--timeout=100s", check=False)
+            said = "" if "successfully" in told else kubectl("logs", "-n", self.name, what, check=False)
+            assert "successfully" in told, f"{component}: {said}"
 
 
 def site_values(world: World, folder: Path) -> dict[str, Any]:
