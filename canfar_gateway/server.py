@@ -32,6 +32,7 @@ from .headers import (
     upstream_headers,
     websocket_fault,
 )
+from .keeper import Keeper
 from .oauth import PublicUrl, SignIn, parse_query
 from .pages import Link, answer, redirect
 from .proxies import TrustedProxies
@@ -48,7 +49,6 @@ _IDLE_SECONDS = 75
 _LINGER_SECONDS = 2
 # How long a request may still take when the gateway stops, and then to be cut off.
 _STOP_SECONDS = 0.5
-_SAVE_SECONDS = 60
 _HUB_SECONDS = 10
 # aiohttp reports malformed requests with what was sent, secrets included; `handle` logs our own faults.
 _quiet = logging.getLogger(f"{__name__}.malformed")
@@ -496,12 +496,12 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         sign_in = SignIn(settings.public, hub, settings.service_token)
         recovery = Recovery(routes, hub)
         gateway = Gateway(settings, routes, recovery, authority, sign_in, clients)
-        await _listen(stack, gateway, RoutesApi(routes, settings.api_token), settings)
-        for task in (_save_regularly(routes), recovery.run()):
+        keeper = Keeper(routes)
+        stack.callback(keeper.write)
+        await _listen(stack, gateway, RoutesApi(routes, keeper, settings.api_token), settings)
+        for task in (keeper.run(), recovery.run()):
             stack.callback(asyncio.create_task(task).cancel)
         yield gateway
-    with contextlib.suppress(OSError):
-        routes.save()
 
 
 async def _listen(
@@ -536,11 +536,3 @@ async def _stop(sockets: websocket.OpenSockets, runners: list[web.ServerRunner])
             await site.stop()
     sockets.close_all()
     await asyncio.gather(*(runner.cleanup() for runner in runners))
-
-
-async def _save_regularly(routes: Routes) -> None:
-    # Keeps the times of last activity over a crash.
-    while True:
-        await asyncio.sleep(_SAVE_SECONDS)
-        with contextlib.suppress(OSError):
-            routes.save()
