@@ -77,7 +77,7 @@ if site.cluster:
     from canfar_spawner.cluster import session_secrets
     from canfar_spawner.cluster.spawner import CanfarSpawner
 
-    if "CANFAR_NAMESPACE" not in environ:
+    if not environ.get("CANFAR_NAMESPACE"):
         raise SystemExit("CANFAR_NAMESPACE is not set. Set it to the namespace of the sessions' pods.")
     checks = [CanfarSpawner.check]
     c.KubeSpawner.namespace = environ["CANFAR_NAMESPACE"]
@@ -133,7 +133,7 @@ if "CANFAR_ADMIN_TOKEN" in environ:
         {"name": "administrator", "services": ["administrator"], "scopes": ["tokens"]},
         {"name": "api-administrator", "users": [admin_token.ACCOUNT], "scopes": list(admin_token.SCOPES)},
     ]
-if "CANFAR_METRICS_TOKEN" in environ:
+if environ.get("CANFAR_METRICS_TOKEN"):
     c.JupyterHub.services.append({"name": "metrics", "api_token": environ["CANFAR_METRICS_TOKEN"]})
     c.JupyterHub.load_roles.append({"name": "metrics", "services": ["metrics"], "scopes": ["read:metrics"]})
 

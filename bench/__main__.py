@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-ALL = ("start", "launch", "kinds", "death", "refresh", "revoke", "pods", "static")
+ALL = ("start", "gateway_start", "launch", "kinds", "death", "refresh", "revoke", "pods", "static")
 
 
 def main(names: list[str]) -> int:

@@ -8,17 +8,23 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from .connections import allow_many
 from .oauth import PublicUrl
-from .server import Settings, running
+from .proxies import TrustedProxies
+from .server import InsideHosts, Settings, running
 
 _LEVELS = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "warning": "WARNING", "error": "ERROR"}
 _SECRETS = {
     "CONFIGPROXY_AUTH_TOKEN": "the token with which the hub uses the gateway's REST API",
     "CANFAR_GATEWAY_TOKEN": "the API token of the hub's service 'gateway'",
 }
+
+
+Read = TypeVar("Read")
 
 
 class Unusable(Exception):
@@ -46,6 +52,21 @@ def _parser() -> argparse.ArgumentParser:
         default="http://localhost:8000",
         help="where visitors reach the hub (default: %(default)s)",
     )
+    parser.add_argument(
+        "--inside-host",
+        action="append",
+        default=[],
+        metavar="NAME[:PORT]",
+        help="a host by which programs of the platform, such as pods, reach the hub's API and nothing else;"
+        " may be repeated",
+    )
+    parser.add_argument(
+        "--trusted-proxies",
+        default="",
+        metavar="NETWORK[,NETWORK]",
+        help="networks of the proxies before the gateway, whose X-Forwarded-For names the visitor, such as"
+        " 10.0.0.0/24 (default: none)",
+    )
     parser.add_argument("--host-routing", action="store_true", help="each user has a host of their own")
     parser.add_argument(
         "--state-file", type=Path, required=True, help="keeps the routes over a restart; mode 0600"
@@ -58,14 +79,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _read(parse: Callable[[Any], Read], value: object, sentence: str) -> Read:
+    try:
+        return parse(value)
+    except ValueError:
+        raise Unusable(sentence) from None
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     missing = [name for name in _SECRETS if not os.environ.get(name)]
     if missing:
         raise Unusable(f"Set {missing[0]} in the environment: it is {_SECRETS[missing[0]]}.")
-    try:
-        public = PublicUrl.parse(options.public_url)
-    except ValueError:
-        raise Unusable("--public-url must be a http or https URL, such as https://hub.example.org.") from None
+    public = _read(
+        PublicUrl.parse,
+        options.public_url,
+        "--public-url must be a http or https URL, such as https://hub.example.org.",
+    )
+    proxies = _read(
+        TrustedProxies.parse,
+        options.trusted_proxies,
+        "--trusted-proxies must be networks without host bits, such as 10.0.0.0/24,fd00::/64.",
+    )
+    inside = _read(
+        InsideHosts.parse,
+        options.inside_host,
+        "--inside-host must be a host's name, such as gateway.example.svc, with or without a port.",
+    )
+    if any(name == public.host for name, _ in inside.names):
+        raise Unusable("--inside-host must not be the host of --public-url, where the hub's pages are.")
     if options.decision_seconds <= 0:
         raise Unusable("--decision-seconds must be more than 0.")
     return Settings(
@@ -79,6 +120,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         state_file=options.state_file,
         error_target=options.error_target,
         decision_seconds=options.decision_seconds,
+        trusted_proxies=proxies,
+        inside_hosts=inside,
         api_token=os.environ["CONFIGPROXY_AUTH_TOKEN"],
         service_token=os.environ["CANFAR_GATEWAY_TOKEN"],
     )

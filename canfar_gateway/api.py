@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from .keeper import Keeper
 from .routes import BadRoute, Route, Routes, parse_route, split_key
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,8 @@ _ROOT = "/api/routes"
 class RoutesApi:
     """Answers requests to the REST API."""
 
-    def __init__(self, routes: Routes, token: str) -> None:
-        self._routes = routes
+    def __init__(self, routes: Routes, keeper: Keeper, token: str) -> None:
+        self._routes, self._keeper = routes, keeper
         self._expected = f"token {token}".encode()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -51,7 +52,7 @@ class RoutesApi:
         if request.method == "DELETE":
             if not self._routes.remove(key):
                 return _problem(404, "There is no such route.")
-            self._save()
+            self._keeper.changed()
             return web.Response(status=204)
         return _problem(405, "Use GET, POST or DELETE.")
 
@@ -82,7 +83,7 @@ class RoutesApi:
             log.warning(
                 "%s asks for the address %s of another session; it gets none.", route.path, route.address
             )
-        self._save()
+        self._keeper.changed()
         log.info("Added route %s to %s", route.path, route.target)
         return web.Response(status=201)
 
@@ -90,13 +91,6 @@ class RoutesApi:
         active = datetime.fromtimestamp(self._routes.last_activity(route), UTC)
         text = active.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {**route.data, "last_activity": text}
-
-    def _save(self) -> None:
-        # The hub can put every route back, so a full disk must not keep sessions from starting.
-        try:
-            self._routes.save()
-        except OSError as error:
-            log.error("The state file could not be written: %s", error.strerror)
 
 
 def _parse_time(text: str) -> float:

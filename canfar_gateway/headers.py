@@ -55,8 +55,13 @@ class Outside:
     """The Host header, with port."""
     scheme: str
     """`http` or `https`, as the visitor's browser sees it."""
-    peer: str
-    """Address of the connection's other end."""
+    chain: tuple[str, ...]
+    """The addresses that the request came by, the visitor's last; the visitor may have invented the others."""
+
+    @property
+    def peer(self) -> str:
+        """The visitor's address."""
+        return self.chain[-1]
 
     @property
     def origin(self) -> str:
@@ -154,8 +159,7 @@ def upstream_headers(sent: Headers, outside: Outside, inside: Inside | None) -> 
                 if not value:
                     continue
         passed.add(name, repaired(value))
-    chain = [*received.getall("X-Forwarded-For", ()), outside.peer]
-    passed["X-Forwarded-For"] = ", ".join(repaired(address) for address in chain if address)
+    passed["X-Forwarded-For"] = ", ".join(repaired(address) for address in outside.chain if address)
     passed["X-Forwarded-Proto"] = outside.scheme
     passed["X-Forwarded-Host"] = outside.host
     if inside is not None:

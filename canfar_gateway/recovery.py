@@ -43,7 +43,7 @@ class Recovery:
         if not allowed:
             log.warning(
                 "The hub did not let the gateway ask for its routes, which come later by themselves."
-                " Give the service's role the scope 'proxy'."
+                " Check CANFAR_GATEWAY_TOKEN, and that the service's role has the scope 'proxy'."
             )
             return True
         # The hub may have sent them to a gateway before this one, whose address it had still open.

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,14 +32,16 @@ from .headers import (
     upstream_headers,
     websocket_fault,
 )
+from .keeper import Keeper
 from .oauth import PublicUrl, SignIn, parse_query
 from .pages import Link, answer, redirect
+from .proxies import TrustedProxies
 from .recovery import Recovery
 from .routes import Match, Route, Routes, has_dot_segment
 
 log = logging.getLogger(__name__)
 
-_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?\Z")
 _TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*\Z")
 _MAX_HEADERS = 256
 _IDLE_SECONDS = 75
@@ -47,11 +49,33 @@ _IDLE_SECONDS = 75
 _LINGER_SECONDS = 2
 # How long a request may still take when the gateway stops, and then to be cut off.
 _STOP_SECONDS = 0.5
-_SAVE_SECONDS = 60
 _HUB_SECONDS = 10
 # aiohttp reports malformed requests with what was sent, secrets included; `handle` logs our own faults.
 _quiet = logging.getLogger(f"{__name__}.malformed")
 _quiet.setLevel(logging.CRITICAL + 1)
+
+
+@dataclass(frozen=True)
+class InsideHosts:
+    """Hosts by which programs of the platform, such as pods, reach the hub's API and nothing else."""
+
+    names: frozenset[tuple[str, str]] = frozenset()
+    """Name in lower case and port, which is empty for any."""
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> InsideHosts:
+        """From names with or without a port. Raises ValueError for what is none."""
+        return cls(frozenset(map(_split_host, texts)))
+
+    def __contains__(self, host: tuple[str, str]) -> bool:
+        return host in self.names or (host[0], "") in self.names
+
+
+def _split_host(text: str) -> tuple[str, str]:
+    parts = _HOST.match(text)
+    if parts is None:
+        raise ValueError(text)
+    return parts["name"].lower().rstrip("."), parts["port"] or ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,8 @@ class Settings:
     state_file: Path
     error_target: str
     decision_seconds: float
+    trusted_proxies: TrustedProxies
+    inside_hosts: InsideHosts
     api_token: str = field(repr=False)
     service_token: str = field(repr=False)
 
@@ -80,6 +106,8 @@ class Visit:
     outside: Outside
     host: str
     """Host name in lower case, without port."""
+    port: str
+    """As the Host header has it; empty if it has none."""
     path: str
     """As sent, without query."""
     query: str
@@ -143,6 +171,7 @@ class Gateway:
         clients: http.Clients,
     ) -> None:
         self._public, self._error_target = settings.public, settings.error_target.rstrip("/")
+        self._proxies, self._inside_hosts = settings.trusted_proxies, settings.inside_hosts
         self._routes, self._recovery, self._clients = routes, recovery, clients
         self._authority, self._sign_in = authority, sign_in
         self.sockets = websocket.OpenSockets()
@@ -176,12 +205,14 @@ class Gateway:
 
     def _visit(self, request: web.BaseRequest) -> Visit:
         host_header = request.headers.get("Host") or self._public.origin().partition("://")[2]
-        parts = _HOST.match(host_header)
+        host, port = _split_host(host_header)
+        chain = self._proxies.chain(request.remote or "", request.headers.getall("X-Forwarded-For", ()))
         path, mark, query = request.raw_path.partition("?")
         return Visit(
             request=request,
-            outside=Outside(host_header, self._public.scheme, request.remote or ""),
-            host=parts["name"].lower().rstrip(".") if parts else "",
+            outside=Outside(host_header, self._public.scheme, chain),
+            host=host,
+            port=port,
             path=path,
             query=mark + query,
             page=is_navigation(request.method, request.headers),
@@ -193,12 +224,15 @@ class Gateway:
             return web.json_response({"status": "OK"})
         if visit.path == "/_canfar_ready":
             return self._readiness()
+        if (visit.host, visit.port) in self._inside_hosts:
+            return await self._inside(visit)
         if visit.path == self._public.callback_path:
             return await self._callback(visit)
         match = self._routes.match(visit.host, visit.path)
         if match is not None and match.route.user is not None:
             return await self._session(visit, match)
-        if not self._recovery.complete and not visit.path.startswith(f"{self._public.path}/hub/"):
+        for_hub = match is not None and visit.path.startswith(f"{self._public.path}/hub/")
+        if not self._recovery.complete and not for_hub:
             # To a page, 404 would mean that its session has ended, and it would not come again.
             sentence = "The gateway has just started and is learning which sessions run. Try again in a moment."
             return self._not_yet(visit, "Starting", sentence, seconds=1)
@@ -242,6 +276,16 @@ class Gateway:
         path = visit.path + visit.query
         then = partial(self._access_changed, visit)
         return await self._forward(visit, route, path, inside=None, credential=None, then=then)
+
+    async def _inside(self, visit: Visit) -> web.StreamResponse:
+        api = f"{self._public.path}/hub/api/"
+        if visit.page or not visit.path.startswith(api) or has_dot_segment(visit.path):
+            return self._refuse(visit, 404, "Not here", f"Only the hub's API, {api}, is at this address.")
+        match = self._routes.match(visit.host, visit.path)
+        if match is None:
+            return self._hub_unreachable(visit)
+        path = visit.path + visit.query
+        return await self._forward(visit, match.route, path, inside=None, credential=None)
 
     def _access_changed(self, visit: Visit, status: int) -> None:
         """Forgets what was decided before, when the hub has answered one of the pages that change access."""
@@ -452,12 +496,12 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         sign_in = SignIn(settings.public, hub, settings.service_token)
         recovery = Recovery(routes, hub)
         gateway = Gateway(settings, routes, recovery, authority, sign_in, clients)
-        await _listen(stack, gateway, RoutesApi(routes, settings.api_token), settings)
-        for task in (_save_regularly(routes), recovery.run()):
+        keeper = Keeper(routes)
+        stack.callback(keeper.write)
+        await _listen(stack, gateway, RoutesApi(routes, keeper, settings.api_token), settings)
+        for task in (keeper.run(), recovery.run()):
             stack.callback(asyncio.create_task(task).cancel)
         yield gateway
-    with contextlib.suppress(OSError):
-        routes.save()
 
 
 async def _listen(
@@ -492,11 +536,3 @@ async def _stop(sockets: websocket.OpenSockets, runners: list[web.ServerRunner])
             await site.stop()
     sockets.close_all()
     await asyncio.gather(*(runner.cleanup() for runner in runners))
-
-
-async def _save_regularly(routes: Routes) -> None:
-    # Keeps the times of last activity over a crash.
-    while True:
-        await asyncio.sleep(_SAVE_SECONDS)
-        with contextlib.suppress(OSError):
-            routes.save()

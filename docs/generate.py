@@ -246,5 +246,5 @@ def _sections(parser: argparse.ArgumentParser) -> Iterable[tuple[str, str]]:
 def _environment() -> str:
     """The table in the docstring of the hub's configuration."""
     text = ast.get_docstring(ast.parse((ROOT / "jupyterhub_config.py").read_text())) or ""
-    found = re.findall(r"^([A-Z][A-Z_]+) {2,}(\S.*)$", text, re.MULTILINE)
+    found = re.findall(r"^([A-Z][A-Z_]+) {2,}(\S.*(?:\n {10,}\S.*)*)$", text, re.MULTILINE)
     return _table(("Variable", "Meaning"), [(f"`{name}`", meaning) for name, meaning in found])

@@ -19,7 +19,8 @@ from aiohttp import web
 from yarl import URL
 
 from canfar_gateway.oauth import PublicUrl
-from canfar_gateway.server import Settings, running
+from canfar_gateway.proxies import TrustedProxies
+from canfar_gateway.server import InsideHosts, Settings, running
 from tests.support.echo_app import Echo
 from tests.support.ports import free_port
 
@@ -243,6 +244,8 @@ async def site_running(
     error_pages: bool = False,
     prepare: Callable[[Site], None] = lambda site: None,
     await_hub: bool = True,
+    trusted_proxies: str = "",
+    inside_hosts: tuple[str, ...] = (),
 ) -> AsyncIterator[Site]:
     port, api_port, hub_port, echo_port = (free_port() for _ in range(4))
     hub, echo = FakeHub(hub_port), Echo()
@@ -257,6 +260,8 @@ async def site_running(
         state_file=tmp_path / "routes.json",
         error_target=f"http://127.0.0.1:{hub_port}/hub/error" if error_pages else "",
         decision_seconds=ttl,
+        trusted_proxies=TrustedProxies.parse(trusted_proxies),
+        inside_hosts=InsideHosts.parse(inside_hosts),
         api_token=API_TOKEN,
         service_token=SERVICE_TOKEN,
     )

@@ -23,7 +23,7 @@ from canfar_gateway.headers import (
 
 ADDRESS = "/session/carta/x1"
 EXPIRES = "Expires=Wed, 21 Oct 2026 07:28:00 GMT"
-OUTSIDE = Outside("ada.hub.org", "https", "192.0.2.7")
+OUTSIDE = Outside("ada.hub.org", "https", ("192.0.2.7",))
 KEPT = Inside(ADDRESS, ADDRESS, "http://10.0.0.1:8888", "ada", {})
 STRIPPED = Inside(ADDRESS, "", "http://10.0.0.1:8888", "ada", {})
 OTHER = Inside(ADDRESS, "/app", "http://10.0.0.1:8888", "ada", {})

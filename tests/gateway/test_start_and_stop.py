@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import aiohttp
 import pytest
 from aiohttp import WSMsgType
 
+from canfar_gateway.keeper import Keeper
+from canfar_gateway.routes import Routes, parse_route
 from tests.gateway.conftest import PAGE, READY, site_running, until
 
 ADDRESS = "/session/notebook/abcd1234"
@@ -122,3 +125,28 @@ async def test_end_is_quick_and_pages_come_back(tmp_path):
         await coming
         with pytest.raises(aiohttp.ClientPayloadError):  # the stream never ends by itself
             await stream.read()
+
+
+async def test_many_changes_at_once_are_written_twice(tmp_path):
+    class Counted(Routes):
+        written = 0
+
+        def save(self):
+            super().save()
+            self.written += 1
+
+    routes = Counted(tmp_path / "routes.json", host_routing=False)
+    keeper = Keeper(routes, clock=lambda: 0.0)  # at one moment
+    for number in range(200):
+        routes.add(
+            parse_route(("user", f"u{number}"), {"target": "http://127.0.0.1:9"}, host_routing=False), 0.0
+        )
+        keeper.changed()
+    assert routes.written == 1
+    await until(lambda: routes.written == 2)
+    assert len(json.loads((tmp_path / "routes.json").read_text())) == 200
+    # A disk that is full, or gone, keeps nobody from coming in.
+    (tmp_path / "routes.json").unlink()
+    (tmp_path / "routes.json").mkdir()
+    keeper.write()
+    assert routes.written == 2

@@ -347,22 +347,35 @@ async def log_out_and_stop(site, tester, ada):
     [
         ({"CONFIGPROXY_AUTH_TOKEN": ""}, "Set CONFIGPROXY_AUTH_TOKEN in the environment"),
         ({"CANFAR_GATEWAY_TOKEN": ""}, "Set CANFAR_GATEWAY_TOKEN in the environment"),
+        ({"--trusted-proxies": "10.0.0.1/8"}, "--trusted-proxies must be networks"),
+        ({"--inside-host": "http://hub"}, "--inside-host must be a host's name"),
+        ({"--inside-host": "localhost:9"}, "--inside-host must not be the host of --public-url"),
         ({"taken": "--port"}, "Choose another one."),
         ({"taken": "--api-port"}, "Choose another one."),
         ({"folder": "missing"}, "missing"),
     ],
-    ids=["no-api-token", "no-service-token", "port", "api-port", "state-file"],
+    ids=[
+        "no-api-token",
+        "no-service-token",
+        "proxies",
+        "inside",
+        "inside-is-public",
+        "port",
+        "api-port",
+        "state-file",
+    ],
 )
 def test_gateway_that_cannot_start(tmp_path, change, complaint):
     change = dict(change)
     ports = {"--port": free_port(), "--api-port": free_port()}
+    options = {name: change.pop(name) for name in list(change) if name.startswith("--")}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         if "taken" in change:
             ports[change.pop("taken")] = taken.getsockname()[1]
         state = tmp_path / change.pop("folder", "") / "routes.json"
         environment = Installation(tmp_path, False, 1, 1, 1).environment | change
         command = [sys.executable, "-m", "canfar_gateway", "--state-file", str(state)]
-        command += [str(part) for pair in ports.items() for part in pair]
+        command += [str(part) for pair in (ports | options).items() for part in pair]
         done = subprocess.run(
             command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
         )

@@ -79,6 +79,10 @@ def test_the_hub_ends_with_that_line_alone(tmp_path):
     url = f"postgresql+psycopg://canfar@127.0.0.1:{free_port()}/hub"
     assert "Start it, or set CANFAR_DATABASE_URL" in hub(tmp_path, CANFAR_DATABASE_URL=url)
     assert "CANFAR_EXTRA_CONFIG is /no/such, which" in hub(tmp_path, CANFAR_EXTRA_CONFIG="/no/such")
+    cluster = (ROOT / "demo/site.yaml").read_text() + "\ncluster: {volume: {claim: canfar-data}}\n"
+    (tmp_path / "cluster.yaml").write_text(cluster)
+    line = hub(tmp_path, CANFAR_SITE=str(tmp_path / "cluster.yaml"), CANFAR_NAMESPACE="")
+    assert line == "CANFAR_NAMESPACE is not set. Set it to the namespace of the sessions' pods.\n"
     (tmp_path / "site.yaml").write_text("contact: me\ncontct: you\n")
     line = hub(tmp_path, CANFAR_SITE=str(tmp_path / "site.yaml"))
     assert "site.yaml, line 2: contct: there is no such setting" in line
