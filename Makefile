@@ -22,6 +22,7 @@ run: .venv/run.ready ## run the hub on this machine (PORT=8000 DATA=data KINDS="
 test: .venv/test.ready ## run the core tests, under 10 minutes
 	@requirements/system --optional chromium fonts-dejavu-core postgresql
 	@requirements/helm
+	@requirements/promtool $(BIN)/promtool
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -m "not slow and not cluster"
 
 test-all: test ## run the core tests, install every kind's programs, and run the slow tests too
@@ -36,7 +37,7 @@ lint: .venv/lint.ready ## check style, types and shell scripts' syntax
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	@for script in requirements/install requirements/system requirements/programs requirements/lock requirements/helm .ci/run .ci/component images/*/test $(wildcard requirements/kinds/*); do bash -n $$script; done
+	@for script in requirements/install requirements/system requirements/promtool requirements/programs requirements/lock requirements/helm .ci/run .ci/component images/*/test $(wildcard requirements/kinds/*); do bash -n $$script; done
 	@for script in canfar_spawner/starts/*.sh; do sh -n $$script; done
 
 bench: .venv/test.ready ## run the benchmarks and write bench/results

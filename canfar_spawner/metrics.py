@@ -30,7 +30,7 @@ class Outcome(StrEnum):
     IMAGE = "image"
     """The image cannot be had, or its program ended or did not answer in time."""
     NO_ROOM = "no-room"
-    """It found no room within its time, or a quota is used up."""
+    """It was not ready within its time, mostly as no node had room, or a quota is used up."""
     STOPPED = "stopped"
     """Its owner, or the desktop that it was on, ended it before it was ready."""
     SITE = "site"

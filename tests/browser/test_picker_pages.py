@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Locator, Page, Route, async_playwright, expect
 
 from tests.support.browser import ARGUMENTS, CHROMIUM
 from tests.support.picker_page import PickerHub, running_hub, sample_offer
@@ -303,6 +303,40 @@ async def test_an_image_with_fewer_cores_takes_what_is_near(page: Page, hub: Pic
     await expect(page.locator("#picker-line")).to_contain_text("4 cores")
 
 
+NODES = {
+    "local/astronomy-notebook:2026.11": {"nodes": 3, "of": 3},
+    "local/astronomy-notebook:2025.2": {"nodes": 1, "of": 3},
+    "local/survey:1.4": {"nodes": 0, "of": 3},
+}
+"""What is known of nodes in some tests; of other images nothing is."""
+
+
+async def test_an_image_says_on_which_nodes_it_is(page: Page, hub: PickerHub) -> None:
+    hub.set("offer", {**sample_offer(), "on_nodes": NODES})
+    await open_picker(page, hub)
+    cards = page.locator("#picker-profiles .picker-card")
+
+    def nodes(title: str) -> Locator:
+        return cards.filter(has_text=title).locator(".picker-nodes")
+
+    await expect(nodes("Astronomy notebook")).to_have_text("On the nodes already")
+    await expect(nodes("CASA notebook")).to_be_hidden()
+    await expect(nodes("Survey pipelines")).to_have_text("Not on the nodes yet")
+    version = page.get_by_label("Version of Astronomy notebook")
+    await version.focus()
+    await version.select_option("local/astronomy-notebook:2025.2")
+    await expect(nodes("Astronomy notebook")).to_have_text("On 1 of 3 nodes")
+    await expect(version).to_be_focused()  # it was not drawn anew under somebody's hands
+    await page.get_by_role("radio", name="CASA notebook").check()
+    await expect(nodes("Astronomy notebook")).to_have_text("On 1 of 3 nodes")
+
+
+async def test_without_a_word_on_nodes_nothing_is_said_of_them(page: Page, hub: PickerHub) -> None:
+    await open_picker(page, hub)
+    await expect(page.locator("#picker-profiles .picker-card")).not_to_have_count(0)
+    assert not await page.locator(".picker-nodes").filter(visible=True).count()
+
+
 async def test_nothing_on_offer_says_what_to_do(page: Page, hub: PickerHub) -> None:
     hub.set("offer", sample_offer() | {"profiles": [], "kinds": []})
     await page.goto(f"{hub.url}/hub/spawn")
@@ -315,7 +349,7 @@ async def test_nothing_sticks_out_of_a_narrow_page(browser: Browser, hub: Picker
     page = await signed_in(
         browser, hub, f"narrow-{theme}", viewport={"width": 400, "height": 800}, color_scheme=theme
     )
-    offer = sample_offer()
+    offer = sample_offer() | {"on_nodes": NODES}
     for entry in offer["profiles"]:
         entry["title"] = entry["description"] = "W" * 200
     hub.set("offer", offer)

@@ -167,6 +167,7 @@ async def make_hub(
                     "hub_bind_url": f"http://127.0.0.1:{free_port()}",
                     "cookie_secret": keys["cookie_secret"],
                     "cleanup_servers": False,
+                    "authenticate_prometheus": False,
                 },
                 "CryptKeeper": {"keys": [keys["crypt"]]},
                 "CanfarOAuthenticator": {
