@@ -1,9 +1,13 @@
 """A new user's walk in a real browser: sign in, pick, work. And what a session's page cannot do."""
 
+import os
 import re
+import signal
 import struct
+import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -57,6 +61,28 @@ def test_sign_in_pick_and_plot_a_real_image_with_its_coordinates(astronomer: Pag
 
     page.goto(f"{stack.url}/hub/home")
     expect(page.get_by_text("Running").first).to_be_visible()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told to end", "killed"])
+def test_a_notebook_computes_on_after_a_restart_of_the_gateway(
+    astronomer: Page, stack: Stack, number: signal.Signals
+) -> None:
+    page = astronomer
+    launch(page, "Notebook", "Notebook")
+    page.wait_for_url(re.compile(r"/session/notebook/[a-z0-9]{8}/lab"))
+    page.goto(f"{page.url.partition('/lab')[0]}/lab/tree/projects/survey-x/look.ipynb")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    gateway = stack.program("canfar_gateway")
+    steady = 11  # seconds; what ends sooner is not started again
+    until(lambda: time.time() - psutil.Process(gateway).create_time() > steady, "a steady gateway")
+    os.kill(gateway, number)
+    until(lambda: not psutil.pid_exists(gateway), "the end of the gateway")
+    (stack.data / "routes.json").unlink()
+    until(stack.is_up, "another gateway")
+    # Nobody loads the page anew.
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    expect(page.locator(".jp-OutputArea-output").filter(has_text="CRVAL").first).to_contain_text("250.4226")
 
 
 def test_a_contributed_program_works_behind_the_gateway(astronomer: Page, stack: Stack) -> None:
