@@ -433,7 +433,7 @@ class Cluster(Settings):
     prepull_namespace: DnsName | None = Field(
         None,
         description="The namespace of the pods that pull the catalogue's images ahead (label"
-        " `app.kubernetes.io/component=prepull`, one init container for each image). The picker then says which"
+        " `app.kubernetes.io/component=prepull`, one container for each image). The picker then says which"
         " images the nodes have already.",
     )
     registries: Path | None = Field(

@@ -1,6 +1,6 @@
 """Which images the cluster's nodes have already: told by the pods of a DaemonSet that pulls them ahead.
 
-Each of its pods has one init container for each image, which ends at once, one after the other.
+Each of its pods has one container for each image, which sleeps.
 """
 
 from __future__ import annotations
@@ -41,19 +41,14 @@ def reduce_pod(pod: Mapping[str, Any]) -> PrepullPod:
     A container's status may spell its image in another way, so the pod's specification says which it is.
     """
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
-    images = {one["name"]: one["image"] for one in spec.get("initContainers") or ()}
-    ended = {one["name"] for one in status.get("initContainerStatuses") or () if _has_ended_well(one)}
+    images = {one["name"]: one["image"] for one in spec.get("containers") or ()}
+    # A kubelet names the image's id as soon as it has made the container, whatever becomes of that.
+    there = {one["name"] for one in status.get("containerStatuses") or () if one.get("imageID")}
     return PrepullPod(
         spec.get("nodeName") or pod["metadata"]["name"],
         frozenset(images.values()),
-        frozenset(image for name, image in images.items() if name in ended),
+        frozenset(image for name, image in images.items() if name in there),
     )
-
-
-def _has_ended_well(container: Mapping[str, Any]) -> bool:
-    """Whether a container has ended with status 0, now or before it was started again."""
-    states = (container.get("state") or {}, container.get("lastState") or {})
-    return any((state.get("terminated") or {}).get("exitCode") == 0 for state in states)
 
 
 def on_nodes(pods: Iterable[PrepullPod]) -> dict[str, OnNodes]:

@@ -19,31 +19,31 @@ from tests.support.kubernetes_api import Behaviour, FakeKubernetes
 ONE, TWO = "example.org/open:1", "example.org/open:2"
 NAMESPACE = "canfar"
 
-WAITING: dict[str, Any] = {"waiting": {"reason": "PodInitializing"}}
-RUNNING: dict[str, Any] = {"running": {}}
-DONE = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+WAITING: dict[str, Any] = {"waiting": {"reason": "ContainerCreating"}}
+THERE: dict[str, Any] = {"running": {}}
 FAILED = {"terminated": {"exitCode": 128, "reason": "StartError"}}
 NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff"}}
 
 
-def pod(name: str, node: str, images: list[str], *states: dict[str, Any], before: Any = None) -> dict[str, Any]:
-    """A pod with one init container for each image, in these states; its status spells images otherwise."""
+def pod(name: str, node: str, images: list[str], *states: dict[str, Any]) -> dict[str, Any]:
+    """A pod with one container for each image, in these states; its status spells images otherwise."""
     names = [f"image-{number}" for number in range(len(images))]
     containers = [{"name": one, "image": image} for one, image in zip(names, images, strict=True)]
     statuses = [
-        {"name": one, "image": f"docker.io/library/{number}", "state": state, "lastState": before or {}}
+        {
+            "name": one,
+            "image": f"docker.io/library/{number}",
+            "imageID": "" if "waiting" in state else f"sha256:{number}",
+            "state": state,
+        }
         for number, (one, state) in enumerate(zip(names, states, strict=False))
     ]
-    spec = {
-        "initContainers": containers,
-        "containers": [{"name": "pause", "image": "example.org/pause:1"}],
-        **({"nodeName": node} if node else {}),
-    }
+    spec = {"containers": containers, **({"nodeName": node} if node else {})}
     labels = {"app.kubernetes.io/component": "prepull"}
     return {
         "metadata": {"name": name, "labels": labels},
         "spec": spec,
-        "status": {"initContainerStatuses": statuses} if states else {},
+        "status": {"containerStatuses": statuses} if states else {},
     }
 
 
@@ -54,21 +54,20 @@ BOTH = [ONE, TWO]
     ("pods", "found"),
     [
         ([], {}),
-        ([pod("a", "n1", BOTH, DONE, DONE)], {ONE: (1, 1), TWO: (1, 1)}),
-        ([pod("a", "n1", BOTH, DONE, WAITING), pod("b", "n2", BOTH, DONE, DONE)], {ONE: (2, 2), TWO: (1, 2)}),
-        # Not yet: no status, no node, still running, an image that cannot be had, a program that is not there.
+        ([pod("a", "n1", BOTH, THERE, THERE)], {ONE: (1, 1), TWO: (1, 1)}),
+        ([pod("a", "n1", BOTH, THERE, WAITING), pod("b", "n2", BOTH, THERE, THERE)], {ONE: (2, 2), TWO: (1, 2)}),
+        # Not yet: no status, no node, an image that cannot be had.
         ([pod("a", "n1", [ONE])], {ONE: (0, 1)}),
         ([pod("a", "", [ONE]), pod("b", "", [ONE])], {ONE: (0, 2)}),
-        ([pod("a", "n1", [ONE], RUNNING)], {ONE: (0, 1)}),
         ([pod("a", "n1", [ONE], NO_IMAGE)], {ONE: (0, 1)}),
-        ([pod("a", "n1", [ONE], FAILED)], {ONE: (0, 1)}),
-        # It ended well, and is started again with its pod.
-        ([pod("a", "n1", [ONE], WAITING, before=DONE)], {ONE: (1, 1)}),
+        # One that cannot be had keeps no other away. A program that is not there: the image is.
+        ([pod("a", "n1", BOTH, NO_IMAGE, THERE)], {ONE: (0, 1), TWO: (1, 1)}),
+        ([pod("a", "n1", [ONE], FAILED)], {ONE: (1, 1)}),
         # The DaemonSet is changed: an old pod ends beside a new one on its node, and on another comes later.
-        ([pod("old", "n1", [ONE], DONE), pod("new", "n1", BOTH)], {ONE: (1, 1), TWO: (0, 1)}),
-        ([pod("a", "n1", BOTH, DONE, DONE), pod("b", "n2", [ONE], DONE)], {ONE: (2, 2), TWO: (1, 2)}),
+        ([pod("old", "n1", [ONE], THERE), pod("new", "n1", BOTH)], {ONE: (1, 1), TWO: (0, 1)}),
+        ([pod("a", "n1", BOTH, THERE, THERE), pod("b", "n2", [ONE], THERE)], {ONE: (2, 2), TWO: (1, 2)}),
         # Whatever somebody labels so.
-        ([{"metadata": {"name": "a"}}, pod("b", "n1", [ONE], DONE)], {ONE: (1, 2)}),
+        ([{"metadata": {"name": "a"}}, pod("b", "n1", [ONE], THERE)], {ONE: (1, 2)}),
     ],
 )
 def test_how_many_nodes_have_an_image(pods: list[dict[str, Any]], found: dict[str, tuple[int, int]]) -> None:
@@ -90,7 +89,7 @@ def pulling(kube: FakeKubernetes, site_file: Path) -> FakeKubernetes:
 
 
 def tell(kube: FakeKubernetes, name: str, *states: dict[str, Any]) -> None:
-    """What the kubelet says of a pod's init containers."""
+    """What the kubelet says of a pod's containers."""
     kube.edit("pods", name, {"status": pod(name, "", [TWO], *states)["status"]}, NAMESPACE)
 
 
@@ -113,9 +112,9 @@ async def test_the_picker_follows_the_nodes(make_hub: MakeHub, pulling: FakeKube
         await until(it_does, f"{nodes} of {of}")
 
     await says(0, 2)
-    tell(pulling, "a", DONE)
+    tell(pulling, "a", THERE)
     await says(1, 2)
-    tell(pulling, "b", DONE)
+    tell(pulling, "b", THERE)
     await says(2, 2)
     pulling.drop_watches()
     pulling.delete("pods", "b", grace=0, namespace=NAMESPACE)
@@ -124,7 +123,7 @@ async def test_the_picker_follows_the_nodes(make_hub: MakeHub, pulling: FakeKube
 
 async def test_the_picker_and_starts_need_none_of_it(make_hub: MakeHub, pulling: FakeKubernetes) -> None:
     hub = await make_hub(k8s_api_request_timeout=60)  # no call is made twice on a slow machine
-    tell(pulling, "a", DONE)
+    tell(pulling, "a", THERE)
 
     async def known() -> dict[str, Any]:
         return await shown(hub)
@@ -142,7 +141,7 @@ async def test_the_picker_and_starts_need_none_of_it(make_hub: MakeHub, pulling:
     assert await shown(hub) == before
     pulling.up()
     await until(lambda: prepull.is_connected, "the API server back")
-    tell(pulling, "b", DONE)
+    tell(pulling, "b", THERE)
 
     async def both() -> bool:
         return await shown(hub) == {TWO: {"nodes": 2, "of": 2}}
@@ -154,7 +153,7 @@ async def test_without_the_setting_nothing_is_watched_and_nothing_is_shown(
     hub: Hub, kube: FakeKubernetes
 ) -> None:
     kube.create("namespaces", {"metadata": {"name": NAMESPACE}})
-    kube.create("pods", pod("a", "node-1", [TWO], DONE), NAMESPACE)
+    kube.create("pods", pod("a", "node-1", [TWO], THERE), NAMESPACE)
     await hub.start("first")
     await ready(hub, "first")
     assert await shown(hub) == {}
