@@ -75,6 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--decision-seconds", type=float, default=30, help="how long a decision holds (default: %(default)s)"
     )
+    parser.add_argument(
+        "--linger",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="how long visitors are still answered after SIGTERM, while another gateway starts beside this one"
+        " (default: %(default)s)",
+    )
     parser.add_argument("--log-level", choices=_LEVELS, default="info", help="(default: %(default)s)")
     return parser
 
@@ -120,6 +128,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         state_file=options.state_file,
         error_target=options.error_target,
         decision_seconds=options.decision_seconds,
+        linger=options.linger,
         trusted_proxies=proxies,
         inside_hosts=inside,
         api_token=os.environ["CONFIGPROXY_AUTH_TOKEN"],

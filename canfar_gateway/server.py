@@ -92,6 +92,8 @@ class Settings:
     state_file: Path
     error_target: str
     decision_seconds: float
+    linger: float
+    """Seconds in which visitors are still answered after the word to stop."""
     trusted_proxies: TrustedProxies
     inside_hosts: InsideHosts
     api_token: str = field(repr=False)
@@ -521,7 +523,7 @@ async def _listen(
     )
     back = web.Server(api.handle, access_log=None)
     runners: list[web.ServerRunner] = []
-    stack.push_async_callback(_stop, gateway.sockets, runners)
+    stack.push_async_callback(_stop, gateway.sockets, runners, settings.linger)
     for server, ip, port in ((front, settings.ip, settings.port), (back, settings.api_ip, settings.api_port)):
         runner = web.ServerRunner(server, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
@@ -529,7 +531,11 @@ async def _listen(
         await web.TCPSite(runner, ip, port, backlog=1024).start()
 
 
-async def _stop(sockets: websocket.OpenSockets, runners: list[web.ServerRunner]) -> None:
+async def _stop(sockets: websocket.OpenSockets, runners: list[web.ServerRunner], linger: float) -> None:
+    if linger:
+        # What is new, the hub shall tell the next gateway, which has no routes until then.
+        await runners.pop().cleanup()
+        await asyncio.sleep(linger)
     # Nobody may come back before the next gateway is there, so listening ends first.
     for runner in runners:
         for site in runner.sites:

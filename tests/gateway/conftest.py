@@ -244,6 +244,7 @@ async def site_running(
     error_pages: bool = False,
     prepare: Callable[[Site], None] = lambda site: None,
     await_hub: bool = True,
+    linger: float = 0,
     trusted_proxies: str = "",
     inside_hosts: tuple[str, ...] = (),
 ) -> AsyncIterator[Site]:
@@ -260,6 +261,7 @@ async def site_running(
         state_file=tmp_path / "routes.json",
         error_target=f"http://127.0.0.1:{hub_port}/hub/error" if error_pages else "",
         decision_seconds=ttl,
+        linger=linger,
         trusted_proxies=TrustedProxies.parse(trusted_proxies),
         inside_hosts=InsideHosts.parse(inside_hosts),
         api_token=API_TOKEN,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket as socket_module
 
 import aiohttp
 import pytest
@@ -125,6 +126,27 @@ async def test_end_is_quick_and_pages_come_back(tmp_path):
         await coming
         with pytest.raises(aiohttp.ClientPayloadError):  # the stream never ends by itself
             await stream.read()
+
+
+async def test_visitors_are_served_on_while_the_hub_turns_to_the_next_gateway(tmp_path):
+    async def seen(site, address, socket):
+        def refuses_the_hub():
+            with socket_module.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", site.api_port)) != 0
+
+        await until(refuses_the_hub)
+        assert await site.status(f"{address}/x", headers=TOKEN) == 200
+        await socket.send_str("still here")
+        assert await socket.receive_str(timeout=20) == "still here"
+        message = await socket.receive(timeout=60)
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1012)
+
+    async with aiohttp.ClientSession(headers=TOKEN) as outside:
+        async with site_running(tmp_path, linger=3) as site:
+            address = await site.session("abcd1234")
+            socket = await outside.ws_connect(f"http://127.0.0.1:{site.port}{address}/ws", autoclose=False)
+            seeing = asyncio.create_task(seen(site, address, socket))
+        await seeing
 
 
 async def test_many_changes_at_once_are_written_twice(tmp_path):
