@@ -263,6 +263,8 @@ class Installed:
             told = kubectl("rollout", "status", "-n", self.name, what, "--timeout=100s", check=False)
             said = "" if "successfully" in told else kubectl("logs", "-n", self.name, what, check=False)
             assert "successfully" in told, f"{component}: {said}"
+        with self.client() as client:  # the cluster's network follows a little later
+            until(lambda: client.get(f"{self.url}/hub/login").status_code == 200, "the page for signing in")
 
 
 def site_values(world: World, folder: Path) -> dict[str, Any]:
