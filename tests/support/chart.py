@@ -97,6 +97,12 @@ class World:
         """Trusts that authority alone."""
         return ssl.create_default_context(cadata=self.certificates)
 
+    @property
+    def web(self) -> dict[str, Any]:
+        """The web server's pod, as a NetworkPolicy names it."""
+        space = {"matchLabels": {"kubernetes.io/metadata.name": self.name}}
+        return {"namespaceSelector": space, "podSelector": {"matchLabels": {"app": "web"}}}
+
     def database(self, host: str) -> str:
         """The address of a database of that name's host."""
         return f"postgresql+psycopg://canfar:{self.password}@{host}/postgres"
@@ -124,11 +130,13 @@ class World:
             "authorities.pem": self.certificates,
         }
         apply(self._object("v1", "ConfigMap", "world", data=files))
-        apply(self._deployment())
+        for name, commands in self._programs().items():
+            apply(self._deployment(name, commands))
         for host in _HOSTS:
-            apply(self._service(host, 443, 8443))
-        apply(self._service("postgres", 5432, 5432))
-        kubectl("rollout", "status", "-n", self.name, "deployment/world", "--timeout=110s")
+            apply(self._service(host, "web", 443, 8443))
+        apply(self._service("postgres", "postgres", 5432, 5432))
+        for name in self._programs():
+            kubectl("rollout", "status", "-n", self.name, f"deployment/{name}", "--timeout=110s")
         for name, port in (("hub", 443), ("postgres", 5432)):
             address = (self.service_ip(name), port)
             until(lambda address=address: _takes(address), f"connections to {name}")
@@ -141,20 +149,23 @@ class World:
         encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
         apply(self._object("v1", "Secret", name, data=encoded))
 
-    def _service(self, name: str, port: int, target: int) -> dict[str, Any]:
-        spec = {"selector": {"app": "world"}, "ports": [{"port": port, "targetPort": target}]}
+    def _service(self, name: str, app: str, port: int, target: int) -> dict[str, Any]:
+        spec = {"selector": {"app": app}, "ports": [{"port": port, "targetPort": target}]}
         return self._object("v1", "Service", name, spec=spec)
 
-    def _deployment(self) -> dict[str, Any]:
+    def _programs(self) -> dict[str, dict[str, tuple[list[str], int | None]]]:
+        """The commands of each pod's containers, with the port that is there once one is ready."""
         services = ["python", "/etc/world/services.py"]
         provider = [*services, "provider", self.url("idp"), f"{self.url('hub')}/hub/oauth_callback"]
-        commands = {
+        web: dict[str, tuple[list[str], int | None]] = {
             "web": (["nginx", "-c", "/etc/world/nginx.conf"], 8443),
             "provider": (provider, None),
             "grid": ([*services, "grid", self.url("grid"), self.url("idp")], None),
-            "postgres": (["sh", "/etc/world/postgres.sh"], 5432),
         }
-        labels = {"app": "world"}
+        return {"web": web, "postgres": {"postgres": (["sh", "/etc/world/postgres.sh"], 5432)}}
+
+    def _deployment(self, app: str, commands: Mapping[str, tuple[list[str], int | None]]) -> dict[str, Any]:
+        labels = {"app": app}
         volumes = [
             {"name": "files", "configMap": {"name": "world"}},
             {"name": "tls", "secret": {"secretName": "tls"}},
@@ -169,7 +180,7 @@ class World:
         }
         template = {"metadata": {"labels": labels}, "spec": spec}
         body = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
-        return self._object("apps/v1", "Deployment", "world", spec=body)
+        return self._object("apps/v1", "Deployment", app, spec=body)
 
 
 def _takes(address: tuple[str, int]) -> bool:
@@ -300,9 +311,7 @@ def site_values(world: World, folder: Path) -> dict[str, Any]:
             "trustedProxies": ["10.244.0.0/16"],
         },
         "trust": {"certificates": world.certificates},
-        "networkPolicy": {
-            "ingressFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.name}}}]
-        },
+        "networkPolicy": {"ingressFrom": [world.web]},
     }
 
 
@@ -331,8 +340,12 @@ def rights(account: str, space: str) -> list[tuple[str, str]]:
 
     That everybody may ask what they may do, and read about the API itself, is left out.
     """
-    review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": space}}
-    asked = ["create", "-f", "-", "-o", "json", f"--as=system:serviceaccount:{account}"]
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": space},
+    }
+    asked = ["create", "-f", "-", "-o", "json", "--validate=false", f"--as=system:serviceaccount:{account}"]
     rules = json.loads(kubectl(*asked, given=review))["status"]["resourceRules"]
     found: dict[str, set[str]] = {}
     for rule in rules:

@@ -55,7 +55,10 @@ BOTH = [ONE, TWO]
     [
         ([], {}),
         ([pod("a", "n1", BOTH, THERE, THERE)], {ONE: (1, 1), TWO: (1, 1)}),
-        ([pod("a", "n1", BOTH, THERE, WAITING), pod("b", "n2", BOTH, THERE, THERE)], {ONE: (2, 2), TWO: (1, 2)}),
+        (
+            [pod("a", "n1", BOTH, THERE, WAITING), pod("b", "n2", BOTH, THERE, THERE)],
+            {ONE: (2, 2), TWO: (1, 2)},
+        ),
         # Not yet: no status, no node, an image that cannot be had.
         ([pod("a", "n1", [ONE])], {ONE: (0, 1)}),
         ([pod("a", "", [ONE]), pod("b", "", [ONE])], {ONE: (0, 2)}),
