@@ -5,6 +5,7 @@ the same environment, at another port, until it answers there. Kinds that have n
 """
 
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -19,7 +20,7 @@ import psutil
 
 from canfar_spawner.kinds import KINDS
 from tests.support.ports import free_port
-from tests.support.stack import Person, running
+from tests.support.stack import PATIENCE, Person, running
 
 RUNS = 7
 LIMIT = 0.5  # seconds above the program alone, at the median
@@ -115,7 +116,7 @@ def _described(person: Person, process: psutil.Process) -> tuple[list[str], dict
     changed |= {"CANFAR_PORT": new, "CANFAR_DISPLAY": f":{int(new) - 2000}"}
     command = [word.replace(str(secret), str(copy)) for word in process.cmdline()]
     return (
-        [new if word == old else word.replace(f"={old}", f"={new}") for word in command],
+        [re.sub(rf"\b{old}\b", new, word) for word in command],
         changed,
         (environment.get("CANFAR_PREFIX", "")),
     )
@@ -136,6 +137,7 @@ def _alone(command: list[str], environment: Mapping[str, str], path: str) -> flo
         with httpx.Client() as client:
             while not _answers(client, address):
                 assert process.poll() is None, f"{command[0]} ended by itself"
+                assert time.monotonic() < before + PATIENCE, f"{command[0]} does not answer at {address}"
                 time.sleep(0.01)
         return time.monotonic() - before
     finally:

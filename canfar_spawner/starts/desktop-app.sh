@@ -20,11 +20,23 @@ unset CANFAR_SECRET cookie rest
 
 SHELL=/bin/sh
 [ -x /bin/bash ] && SHELL=/bin/bash
-# SAMP clients in Java tell others this address, instead of a name that nobody can look up.
-JAVA_TOOL_OPTIONS="-Djsamp.localhost=$CANFAR_ADDRESS -Djsamp.nosystray=true ${JAVA_TOOL_OPTIONS-}"
+# SAMP clients in Java tell others this address, instead of a name that nobody can look up, and listen at a port of the
+# kernel's choice, as those in other languages do.
+JAVA_TOOL_OPTIONS="-Djsamp.localhost=$CANFAR_ADDRESS -Djsamp.server.port=0 -Djsamp.nosystray=true ${JAVA_TOOL_OPTIONS-}"
 export XAUTHORITY SHELL JAVA_TOOL_OPTIONS GDK_SYNCHRONIZE=1
 umask 022
 cd "$HOME" || exit 1
+
+# On a desktop that is just starting, its SAMP hub may be about to write its lock file. Whoever finds none begins a
+# hub of its own, which the others would not reach.
+lock=${SAMP_HUB-}
+lock=${lock#std-lockurl:file://}
+tries=20
+while [ -n "$lock" ] && [ -d "${lock%/*}" ] && [ ! -e "$lock" ] && [ $tries -gt 0 ]; do
+  sleep 1
+  tries=$((tries - 1))
+done
+unset lock tries
 
 # What CANFAR's images bring: /skaha/init.sh, which returns, and /skaha/startup.sh, which runs its one argument.
 [ -x /skaha/init.sh ] && /skaha/init.sh

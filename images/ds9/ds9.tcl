@@ -9,5 +9,7 @@ if {[info exists env(CANFAR_ADDRESS)]} {
 package require http
 rename ::http::geturl ::http::canfar_geturl
 proc ::http::geturl {url args} {uplevel 1 [list ::http::canfar_geturl $url -protocol 1.0 {*}$args]}
+# Debian's DS9 forgets to load what reads VOTables.
+package require xml
 set argv0 /usr/share/saods9/library/ds9.tcl
 source $argv0

@@ -12,13 +12,14 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.support import carta
 from tests.support.browser import ARGUMENTS, CHROMIUM, WEBGL, sign_in
+from tests.support.npm import NPM
 from tests.support.stack import ROOT, Stack, running
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-    pytest.mark.skipif(carta.NPM is None, reason="npm is not installed, which fetches CARTA's front end"),
+    pytest.mark.skipif(NPM is None, reason="npm is not installed, which fetches CARTA's front end"),
 ]
 SLOW = 90_000  # milliseconds that a page may take on a busy machine
 expect.set_options(timeout=SLOW)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -17,7 +18,8 @@ from PIL import Image
 from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.support.apps_api import AppsApi, an_app, apps_api
-from tests.support.browser import CHROMIUM, launch, sign_in
+from tests.support.browser import CHROMIUM, barriers, launch, sign_in
+from tests.support.npm import NPM
 from tests.support.stack import Stack, running, until
 
 BRIDGE = Path(sys.executable).with_name("canfar-desktop-bridge")
@@ -174,6 +176,20 @@ def test_the_browsers_own_clipboard_is_shared_where_it_may_be(desk: Desk) -> Non
     until(lambda: desk.run("xclip", "-selection", "clipboard", "-out") == "from elsewhere ✓", "it there")
     desk.run("xclip", "-selection", "clipboard", given="und zurück")
     until(lambda: page.evaluate("navigator.clipboard.readText()") == "und zurück", "it here")
+
+
+@pytest.mark.skipif(NPM is None, reason="npm is not installed, which fetches axe")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_its_page_has_no_barriers(desk: Desk, scheme: Literal["light", "dark"]) -> None:
+    desk.page.emulate_media(color_scheme=scheme)
+    until(desk.is_drawn, "the desktop drawn")
+    assert barriers(desk.page) == []
+    desk.page.get_by_role("button", name="Menu").click()
+    assert barriers(desk.page) == []
+    desk.page.keyboard.press("Escape")
+    # Also while there is nothing to be seen of the desktop.
+    desk.page.evaluate("document.getElementById('notice').hidden = false")
+    assert barriers(desk.page) == []
 
 
 def test_no_secret_is_on_a_command_line(desk: Desk) -> None:

@@ -16,11 +16,12 @@ import websockets
 
 from tests.support import carta
 from tests.support import carta_messages as m
+from tests.support.npm import NPM
 from tests.support.stack import ROOT, Person, Stack, running
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(carta.NPM is None, reason="npm is not installed, which fetches CARTA's front end"),
+    pytest.mark.skipif(NPM is None, reason="npm is not installed, which fetches CARTA's front end"),
 ]
 DOTS = "first.last@example.org"
 

@@ -8,7 +8,7 @@ from canfar_spawner.desktops import apps_token, x_cookie
 from canfar_spawner.kinds import STARTS
 
 
-def _start(tmp_path: Path, *command: str) -> str:
+def _start(tmp_path: Path, *command: str, **more: str) -> str:
     cookie = x_cookie("a desktop's secret")
     (tmp_path / "secret").write_text(cookie)
     environment = {
@@ -19,6 +19,7 @@ def _start(tmp_path: Path, *command: str) -> str:
         "CANFAR_ADDRESS": "10.1.2.3",
         "CANFAR_SECRET": cookie,
         "CANFAR_SECRET_FILE": str(tmp_path / "secret"),
+        **more,
     }
     script = ["/bin/sh", str(STARTS / "desktop-app.sh"), *command]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60)
@@ -43,6 +44,34 @@ def test_the_program_runs_at_home_with_the_cookie_in_a_file_of_its_own(tmp_path)
 
 def test_arguments_are_no_shells(tmp_path):
     assert _start(tmp_path, "printf", "<%s>", "$HOME; `id`", "*") == "<$HOME; `id`><*>"
+
+
+def _starting_hub(tmp_path: Path, each_second: str) -> dict[str, str]:
+    """A desktop's SAMP hub without its lock file yet, and what happens in each second that is waited for it."""
+    (tmp_path / "samp").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sleep").write_text(f"#!/bin/sh\necho waited >>'{tmp_path}/seconds'\n{each_second}\n")
+    (tmp_path / "bin/sleep").chmod(0o755)
+    return {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "SAMP_HUB": f"std-lockurl:file://{tmp_path}/samp/hub",
+    }
+
+
+def test_it_waits_for_its_desktops_samp_hub_and_begins_none_of_its_own(tmp_path):
+    written = f"[ $(wc -l <'{tmp_path}/seconds') -lt 3 ] || echo there >'{tmp_path}/samp/hub'"
+    assert _start(tmp_path, "cat", "samp/hub", **_starting_hub(tmp_path, written)) == "there\n"
+    assert (tmp_path / "seconds").read_text().count("waited") == 3
+
+
+def test_it_starts_without_a_hub_that_does_not_come(tmp_path):
+    assert _start(tmp_path, "echo", "started", **_starting_hub(tmp_path, ":")) == "started\n"
+
+
+def test_it_waits_for_no_hub_where_its_desktop_has_none(tmp_path):
+    given = _starting_hub(tmp_path, ":") | {"SAMP_HUB": f"std-lockurl:file://{tmp_path}/none/hub"}
+    assert _start(tmp_path, "echo", "started", **given) == "started\n"
+    assert not (tmp_path / "seconds").exists()
 
 
 def test_what_is_derived_from_a_secret_tells_nothing_of_the_rest():

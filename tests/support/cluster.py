@@ -27,6 +27,10 @@ NOTEBOOK = os.environ.get("CANFAR_TEST_NOTEBOOK", "localhost/canfar/notebook:tes
 VSCODE = os.environ.get("CANFAR_TEST_VSCODE", "localhost/canfar/vscode:test")
 MARIMO = os.environ.get("CANFAR_TEST_MARIMO", "localhost/canfar/marimo:test")
 DESKTOP = os.environ.get("CANFAR_TEST_DESKTOP", "localhost/canfar/desktop:test")
+DS9 = os.environ.get("CANFAR_TEST_DS9", "localhost/canfar/ds9:test")
+TOPCAT = os.environ.get("CANFAR_TEST_TOPCAT", "localhost/canfar/topcat:test")
+STAND_INS = os.environ.get("CANFAR_TEST_STAND_INS", "localhost/canfar/test-{}:test")
+"""The images of tests/support/stand_ins, each by its name."""
 PROVISIONER = os.environ.get("CANFAR_TEST_PROVISIONER", "localhost/canfar/provisioner:test")
 BASE = "docker.io/library/debian:bookworm-slim"
 OTHER = "ivo://example.org/gms?other-project"
@@ -184,6 +188,29 @@ def profiles() -> list[dict[str, Any]]:
             "images": [DESKTOP],
             "resources": small,
         },
+        *(
+            {
+                "profile": program,
+                "title": title,
+                "description": "Shows its windows on a desktop.",
+                "kinds": ["desktop-app"],
+                "images": [image],
+                "command": [program],
+                "resources": small,
+            }
+            for program, title, image in (("ds9", "SAOImage DS9", DS9), ("topcat", "TOPCAT", TOPCAT))
+        ),
+        *(
+            {
+                "profile": name,
+                "title": name.title(),
+                "description": "An image that stands in for another one.",
+                "kinds": [kind],
+                "images": [STAND_INS.format(name)],
+                "resources": small,
+            }
+            for name, kind in (("carta", "carta"), ("firefly", "firefly"), ("hostile", "contributed"))
+        ),
         {
             "profile": "dies",
             "title": "Dies",

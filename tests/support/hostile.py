@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 CHILDREN = 300  # enough to show it, and not too many for the machine of whoever runs the tests
 held: list[socket.socket] = []
+eaten: list[bytearray] = []
 
 
 def write_log(size: str) -> str:
@@ -47,7 +48,18 @@ def die() -> str:
     return "dying"
 
 
-ACTS = {"log": write_log, "sockets": open_sockets, "fork": fork, "die": die}
+def eat_memory(gigabytes: str) -> str:
+    """Takes memory for good, in another thread, so that there is an answer first."""
+
+    def eat() -> None:
+        for _ in range(int(gigabytes) * 64):
+            eaten.append(bytearray(os.urandom(1)) * 2**24)
+
+    threading.Timer(0.1, eat).start()
+    return "eating"
+
+
+ACTS = {"log": write_log, "sockets": open_sockets, "fork": fork, "die": die, "memory": eat_memory}
 
 
 class Handler(BaseHTTPRequestHandler):
