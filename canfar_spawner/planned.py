@@ -123,7 +123,7 @@ class PlannedSpawner(Spawner):
         """Marks what cannot run here."""
         return catalogue
 
-    def on_nodes(self) -> Mapping[str, Any]:
+    async def on_nodes(self) -> Mapping[str, Any]:
         """By image, how many `nodes`, and `of` how many, have it already; nothing where that is not known."""
         return {}
 
@@ -402,11 +402,13 @@ class PlannedSpawner(Spawner):
         except Refused as refused:
             metrics.refused(refused.code)
             offer = policy.nothing(refused.sentence, self.site)
-        return render(self._shown(offer, filled))
+        return render(self._shown(offer, filled, await self.on_nodes()))
 
-    def _shown(self, offer: policy.Offer, filled: Mapping[str, Any]) -> dict[str, Any]:
+    def _shown(
+        self, offer: policy.Offer, filled: Mapping[str, Any], on_nodes: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The offer as the picker's page takes it."""
-        shown, on_nodes = asdict(offer), self.on_nodes()
+        shown = asdict(offer)
         images = {image for profile in offer.profiles for image in profile.images}
         return {
             "user": self.user.name,

@@ -45,6 +45,7 @@ _PATIENCE = 0.95  # of start_timeout: told by us, since the hub would take it fo
 _PROBE, _LONGEST_PROBE = 0.02, 0.5  # seconds between two requests to a program that does not answer yet
 _STOP_PATIENCE = 60  # seconds beyond the grace period that a stop may take
 _LOG_LINES = 20
+_FIRST_LOOK = 0.5  # seconds
 # What will not change by itself, of what container runtimes say of an image that they cannot have.
 _FINAL = re.compile(
     r"not found|manifest unknown|unauthorized|denied|forbidden|invalid reference|couldn't parse|not present"
@@ -156,9 +157,18 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         gpu = self.site.cluster.gpu if self.site.cluster else "nvidia.com/gpu"
         return read_profile_list(profile_list, self.image, gpu=gpu)
 
-    def on_nodes(self) -> Mapping[str, OnNodes]:
-        """As last told by the pods that pull images ahead, where the site has such."""
-        return self.shared.prepull.on_nodes if self.shared.prepull else {}
+    async def on_nodes(self) -> Mapping[str, OnNodes]:
+        """As last told by the pods that pull images ahead, where the site has such.
+
+        The first page since the hub began waits a moment for what there is.
+        """
+        prepull = self.shared.prepull
+        if prepull is None:
+            return {}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LOOK):
+                await prepull.listed.wait()
+        return prepull.on_nodes
 
     # What is shared
 

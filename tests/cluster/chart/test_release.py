@@ -56,6 +56,7 @@ def _picture(page: Page, name: str) -> None:
 def test_a_person_signs_in_picks_and_works(page: Page, installed: Installed) -> None:
     sign_in(page, installed.url, "visitor")
     page.locator(".picker-launch").wait_for()
+    expect(page.get_by_text("On the nodes already").first).to_be_visible()
     _picture(page, "chart-picker")
     launch(page, "Notebook", "Notebook")
     host = re.escape(installed.host_of("visitor"))

@@ -48,7 +48,10 @@ class Programs:
             def log_message(self, *_: object) -> None:
                 pass
 
-        port = pod["spec"]["containers"][0]["ports"][0]["containerPort"]
+        ports = pod["spec"]["containers"][0].get("ports")
+        if not ports:  # no session
+            return
+        port = ports[0]["containerPort"]
         server = ThreadingHTTPServer((pod["status"]["podIP"], port), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self._servers[pod["metadata"]["uid"]] = server
