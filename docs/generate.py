@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from traitlets.config import Configurable
@@ -18,6 +19,7 @@ from canfar_auth.authenticator import CanfarOAuthenticator
 from canfar_gateway import __main__ as gateway
 from canfar_gateway.hub import GatewayProxy
 from canfar_hub import __main__ as hub
+from canfar_hub import chart
 from canfar_site import settings
 from canfar_spawner import catalogue
 from canfar_spawner.cluster.spawner import CanfarSpawner
@@ -38,6 +40,13 @@ _NAMED = {
     catalogue.ImageRef: "image reference",
     settings.VariableName: "variable name",
     settings.UrlPath: "path",
+    settings.DnsName | Literal[""]: "name",
+    settings.DnsName: "name",
+    chart.Kubernetes: "Kubernetes' form",
+    chart.Image: "image reference",
+    chart.Quantity: "quantity, such as `1Gi`",
+    chart.Network: "network, such as `10.0.0.0/8`",
+    chart.ScriptName: "name",
 }
 _PLAIN = {
     str: "text",
@@ -82,6 +91,7 @@ def write_all(folder: Path) -> None:
             settings.SecretHeader,
             catalogue.Program,
         ),
+        "chart": _chart,
         "classes": lambda: _classes(
             CanfarOAuthenticator, PlannedSpawner, CanfarSpawner, LocalCanfarSpawner, GatewayProxy
         ),
@@ -140,7 +150,7 @@ def _type(hint: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, UnionType):
         return " or ".join(_type(part) for part in arguments if part is not NoneType)
-    if origin in (tuple, frozenset):
+    if origin in (list, tuple, frozenset):
         return f"list of: {_type(arguments[0])}"
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return f"mapping of {_type(arguments[0])} to {_type(arguments[1])}"
@@ -172,9 +182,44 @@ def _value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_value(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, tuple | frozenset):
+    if isinstance(value, list | tuple | frozenset):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# The chart
+
+
+def _chart() -> str:
+    """Every value by its whole name, with the default of `values.yaml`."""
+    values = yaml.safe_load((ROOT / "helm/canfar-hub/values.yaml").read_text())
+    sections = []
+    for name, field in chart.ChartValues.model_fields.items():
+        hint = get_type_hints(chart.ChartValues, include_extras=True)[name]
+        if inspect.isclass(hint) and issubclass(hint, chart.Values):
+            key = field.alias or name
+            head = ("Value", "Form", "Default", "Meaning")
+            table = _table(head, _chart_rows(hint, key, values.get(key, {})))
+            sections.append(f"## {key}\n\n{inspect.getdoc(hint)}\n\n{table}")
+    return "\n".join(sections)
+
+
+def _chart_rows(model: type[BaseModel], above: str, values: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    hints = get_type_hints(model, include_extras=True)
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        hint, path = hints[name], f"{above}.{key}"
+        if inspect.isclass(hint) and issubclass(hint, BaseModel):
+            yield from _chart_rows(hint, path, values.get(key, {}))
+        else:
+            value = values.get(key, field.get_default(call_default_factory=True))
+            yield f"`{path}`", _type(hint), _chart_default(value), field.description or ""
+
+
+def _chart_default(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"`{_value(value)}`" if value or isinstance(value, bool | int) else "empty"
 
 
 # Classes
