@@ -202,10 +202,16 @@ class Attempts:
 
 
 class HubClient:
-    """The few calls of the hub's REST API that decisions need."""
+    """The few calls of the hub's REST API that decisions need.
 
-    def __init__(self, http: aiohttp.ClientSession, api_url: str, token: str, *, parallel: int = 16) -> None:
+    With `own_url`, the address of this gateway's REST API, the hub posts routes there.
+    """
+
+    def __init__(
+        self, http: aiohttp.ClientSession, api_url: str, token: str, *, own_url: str = "", parallel: int = 16
+    ) -> None:
         self._http, self._url, self._token = http, api_url.rstrip("/"), token
+        self._own_url = own_url
         self._gate = asyncio.Semaphore(parallel)
 
     async def caller(self, token: str) -> Caller | None:
@@ -261,12 +267,17 @@ class HubClient:
     async def send_routes(self) -> bool:
         """Have the hub compare the table with what runs and post what is missing; it answers when that is done.
 
+        With an own address the hub is told it first, and posts routes there from now on.
+
         False when it does not let the gateway ask for that. Raises HubUnreachable.
         """
         headers = {"Authorization": f"token {self._token}"}
         limit = aiohttp.ClientTimeout(total=_ROUTES_SECONDS)
         try:
-            async with self._http.post(f"{self._url}/proxy", headers=headers, timeout=limit) as response:
+            method, body = ("PATCH", {"api_url": self._own_url}) if self._own_url else ("POST", None)
+            async with self._http.request(
+                method, f"{self._url}/proxy", json=body, headers=headers, timeout=limit
+            ) as response:
                 if response.status in (401, 403, 404):
                     return False
                 if response.status != 200:

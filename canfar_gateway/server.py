@@ -87,6 +87,8 @@ class Settings:
     api_ip: str
     api_port: int
     hub_api_url: str
+    own_api_url: str
+    """Where the hub reaches the REST API of this very gateway; empty if it knows that."""
     public: PublicUrl
     host_routing: bool
     state_file: Path
@@ -493,7 +495,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         )
         clients = http.Clients()
         stack.push_async_callback(clients.close)
-        hub = HubClient(to_hub, settings.hub_api_url, settings.service_token)
+        hub = HubClient(to_hub, settings.hub_api_url, settings.service_token, own_url=settings.own_api_url)
         authority = Authority(hub, ttl=settings.decision_seconds)
         sign_in = SignIn(settings.public, hub, settings.service_token)
         recovery = Recovery(routes, hub)

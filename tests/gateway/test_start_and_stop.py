@@ -80,6 +80,13 @@ async def test_routes_that_went_to_another_gateway_are_asked_for_again(tmp_path)
         assert site.hub.asked == [200, 200]
 
 
+async def test_hub_is_told_where_the_gateway_is(tmp_path):
+    own = "http://10.1.2.3:8001"
+    async with site_running(tmp_path, prepare=has_session, own_api_url=own) as site:
+        assert await site.status(f"{ADDRESS}/x", token="ada-token") == 200
+        assert site.hub.told == [{"api_url": own}]
+
+
 async def test_role_without_the_scope_is_said_and_routes_come_by_themselves(tmp_path, caplog):
     def forbidden(site):
         site.hub.lets_ask = False
