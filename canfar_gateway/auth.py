@@ -143,6 +143,12 @@ class Memory(Generic[T]):
         self._asking.clear()
         self._epoch += 1
 
+    def drop(self, key: object) -> None:
+        """Drop the answer for one key, and do not keep one that is being asked for now."""
+        self._answers.pop(key, None)
+        self._asking.pop(key, None)
+        self._epoch += 1
+
     async def _ask(self, key: object, ask: Callable[[], Awaitable[T | None]]) -> T | None:
         epoch, now = self._epoch, self._clock()
         try:
@@ -344,6 +350,10 @@ class Authority:
     def forget_shares(self) -> None:
         """Forget with whom sessions are shared, at once: somebody may have been let in."""
         self._shares.forget(lambda shares: True)
+
+    def begins_or_ends(self, owner: str, server: str) -> None:
+        """Forget with whom one server is shared: an invitation is for what ran, not for what runs next."""
+        self._shares.drop((owner, server))
 
     async def _caller(self, token: str, peer: str) -> Caller | None:
         asks = not self._callers.has_fresh(token)

@@ -502,7 +502,8 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         gateway = Gateway(settings, routes, recovery, authority, sign_in, clients)
         keeper = Keeper(routes)
         stack.callback(keeper.write)
-        await _listen(stack, gateway, RoutesApi(routes, keeper, settings.api_token), settings)
+        api = RoutesApi(routes, keeper, settings.api_token, authority.begins_or_ends)
+        await _listen(stack, gateway, api, settings)
         for task in (keeper.run(), recovery.run()):
             stack.callback(asyncio.create_task(task).cancel)
         yield gateway
