@@ -51,7 +51,7 @@ async def test_a_home_is_looked_at_in_a_namespace_that_is_restricted(
     home = data / "arc/home/somebody"
     home.mkdir(parents=True, exist_ok=True)
     api = Api(lambda: connected(host="", ssl_ca_cert="", verify_ssl=True))
-    with pytest.raises(Refused, match="help@example.org") as refused:  # it is root's
+    with pytest.raises(Refused, match=r"help@example\.org") as refused:  # it is root's
         await Homes(api, site, cluster.sessions, _nobody).ensure(spec)
     assert refused.value.status == 409
     os.chown(home, UID, UID)
