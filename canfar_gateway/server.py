@@ -235,7 +235,8 @@ class Gateway:
         match = self._routes.match(visit.host, visit.path)
         if match is not None and match.route.user is not None:
             return await self._session(visit, match)
-        for_hub = match is not None and visit.path.startswith(f"{self._public.path}/hub/")
+        own = (f"{self._public.path}/", f"{self._public.path}/hub")
+        for_hub = match is not None and (visit.path in own or visit.path.startswith(f"{own[1]}/"))
         if not self._recovery.complete and not for_hub:
             # To a page, 404 would mean that its session has ended, and it would not come again.
             sentence = "The gateway has just started and is learning which sessions run. Try again in a moment."
@@ -450,6 +451,8 @@ class Gateway:
     def _not_yet(visit: Visit, title: str, sentence: str, *, seconds: int) -> web.Response:
         link = Link(visit.path + visit.query, "Try again") if not visit.path.startswith("//") else None
         headers = {"Retry-After": str(seconds)}
+        if visit.page:  # a browser's page comes again by itself
+            headers["Refresh"] = str(seconds)
         return answer(503, title, sentence, page=visit.page, link=link, headers=headers)
 
     def _readiness(self) -> web.Response:

@@ -52,6 +52,7 @@ async def test_hub_that_is_away_is_asked_again(tmp_path):
         for path, headers in ((f"{ADDRESS}/api", TOKEN), ("/user/ada/abcd1234/lab", PAGE)):
             async with site.request("GET", path, headers=headers) as response:
                 assert (response.status, response.headers["Retry-After"]) == (503, "1")
+                assert response.headers.get("Refresh") == ("1" if headers is PAGE else None)
                 assert "just started" in await response.text()
         site.hub.down = False
 
