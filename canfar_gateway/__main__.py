@@ -76,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
         "--decision-seconds", type=float, default=30, help="how long a decision holds (default: %(default)s)"
     )
     parser.add_argument(
+        "--own-api-url",
+        default="",
+        metavar="URL",
+        help="where the hub reaches the REST API of this very gateway, which tells it so at the start, as"
+        " http://10.1.2.3:8001; for pods, whose Service may lead to the one before (default: the hub knows)",
+    )
+    parser.add_argument(
         "--linger",
         type=float,
         default=0,
@@ -128,6 +135,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         state_file=options.state_file,
         error_target=options.error_target,
         decision_seconds=options.decision_seconds,
+        own_api_url=options.own_api_url,
         linger=options.linger,
         trusted_proxies=proxies,
         inside_hosts=inside,

@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,8 +26,10 @@ _ROOT = "/api/routes"
 class RoutesApi:
     """Answers requests to the REST API."""
 
-    def __init__(self, routes: Routes, keeper: Keeper, token: str) -> None:
-        self._routes, self._keeper = routes, keeper
+    def __init__(
+        self, routes: Routes, keeper: Keeper, token: str, session_changed: Callable[[str, str], None]
+    ) -> None:
+        self._routes, self._keeper, self._session_changed = routes, keeper, session_changed
         self._expected = f"token {token}".encode()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -50,9 +53,11 @@ class RoutesApi:
         if request.method == "POST":
             return self._add(key, await request.read())
         if request.method == "DELETE":
-            if not self._routes.remove(key):
+            route = self._routes.get(key)
+            if route is None:
                 return _problem(404, "There is no such route.")
-            self._keeper.changed()
+            self._routes.remove(key)
+            self._changed(route)
             return web.Response(status=204)
         return _problem(405, "Use GET, POST or DELETE.")
 
@@ -83,9 +88,14 @@ class RoutesApi:
             log.warning(
                 "%s asks for the address %s of another session; it gets none.", route.path, route.address
             )
-        self._keeper.changed()
+        self._changed(route)
         log.info("Added route %s to %s", route.path, route.target)
         return web.Response(status=201)
+
+    def _changed(self, route: Route) -> None:
+        self._keeper.changed()
+        if route.user is not None:
+            self._session_changed(route.user, route.server_name)
 
     def _model(self, route: Route) -> dict[str, Any]:
         active = datetime.fromtimestamp(self._routes.last_activity(route), UTC)

@@ -143,6 +143,12 @@ class Memory(Generic[T]):
         self._asking.clear()
         self._epoch += 1
 
+    def drop(self, key: object) -> None:
+        """Drop the answer for one key, and do not keep one that is being asked for now."""
+        self._answers.pop(key, None)
+        self._asking.pop(key, None)
+        self._epoch += 1
+
     async def _ask(self, key: object, ask: Callable[[], Awaitable[T | None]]) -> T | None:
         epoch, now = self._epoch, self._clock()
         try:
@@ -202,10 +208,16 @@ class Attempts:
 
 
 class HubClient:
-    """The few calls of the hub's REST API that decisions need."""
+    """The few calls of the hub's REST API that decisions need.
 
-    def __init__(self, http: aiohttp.ClientSession, api_url: str, token: str, *, parallel: int = 16) -> None:
+    With `own_url`, the address of this gateway's REST API, the hub posts routes there.
+    """
+
+    def __init__(
+        self, http: aiohttp.ClientSession, api_url: str, token: str, *, own_url: str = "", parallel: int = 16
+    ) -> None:
         self._http, self._url, self._token = http, api_url.rstrip("/"), token
+        self._own_url = own_url
         self._gate = asyncio.Semaphore(parallel)
 
     async def caller(self, token: str) -> Caller | None:
@@ -261,12 +273,17 @@ class HubClient:
     async def send_routes(self) -> bool:
         """Have the hub compare the table with what runs and post what is missing; it answers when that is done.
 
+        With an own address the hub is told it first, and posts routes there from now on.
+
         False when it does not let the gateway ask for that. Raises HubUnreachable.
         """
         headers = {"Authorization": f"token {self._token}"}
         limit = aiohttp.ClientTimeout(total=_ROUTES_SECONDS)
         try:
-            async with self._http.post(f"{self._url}/proxy", headers=headers, timeout=limit) as response:
+            method, body = ("PATCH", {"api_url": self._own_url}) if self._own_url else ("POST", None)
+            async with self._http.request(
+                method, f"{self._url}/proxy", json=body, headers=headers, timeout=limit
+            ) as response:
                 if response.status in (401, 403, 404):
                     return False
                 if response.status != 200:
@@ -333,6 +350,10 @@ class Authority:
     def forget_shares(self) -> None:
         """Forget with whom sessions are shared, at once: somebody may have been let in."""
         self._shares.forget(lambda shares: True)
+
+    def begins_or_ends(self, owner: str, server: str) -> None:
+        """Forget with whom one server is shared: an invitation is for what ran, not for what runs next."""
+        self._shares.drop((owner, server))
 
     async def _caller(self, token: str, peer: str) -> Caller | None:
         asks = not self._callers.has_fresh(token)

@@ -87,6 +87,8 @@ class Settings:
     api_ip: str
     api_port: int
     hub_api_url: str
+    own_api_url: str
+    """Where the hub reaches the REST API of this very gateway; empty if it knows that."""
     public: PublicUrl
     host_routing: bool
     state_file: Path
@@ -233,7 +235,8 @@ class Gateway:
         match = self._routes.match(visit.host, visit.path)
         if match is not None and match.route.user is not None:
             return await self._session(visit, match)
-        for_hub = match is not None and visit.path.startswith(f"{self._public.path}/hub/")
+        own = (f"{self._public.path}/", f"{self._public.path}/hub")
+        for_hub = match is not None and (visit.path in own or visit.path.startswith(f"{own[1]}/"))
         if not self._recovery.complete and not for_hub:
             # To a page, 404 would mean that its session has ended, and it would not come again.
             sentence = "The gateway has just started and is learning which sessions run. Try again in a moment."
@@ -448,6 +451,8 @@ class Gateway:
     def _not_yet(visit: Visit, title: str, sentence: str, *, seconds: int) -> web.Response:
         link = Link(visit.path + visit.query, "Try again") if not visit.path.startswith("//") else None
         headers = {"Retry-After": str(seconds)}
+        if visit.page:  # a browser's page comes again by itself
+            headers["Refresh"] = str(seconds)
         return answer(503, title, sentence, page=visit.page, link=link, headers=headers)
 
     def _readiness(self) -> web.Response:
@@ -493,14 +498,15 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         )
         clients = http.Clients()
         stack.push_async_callback(clients.close)
-        hub = HubClient(to_hub, settings.hub_api_url, settings.service_token)
+        hub = HubClient(to_hub, settings.hub_api_url, settings.service_token, own_url=settings.own_api_url)
         authority = Authority(hub, ttl=settings.decision_seconds)
         sign_in = SignIn(settings.public, hub, settings.service_token)
         recovery = Recovery(routes, hub)
         gateway = Gateway(settings, routes, recovery, authority, sign_in, clients)
         keeper = Keeper(routes)
         stack.callback(keeper.write)
-        await _listen(stack, gateway, RoutesApi(routes, keeper, settings.api_token), settings)
+        api = RoutesApi(routes, keeper, settings.api_token, authority.begins_or_ends)
+        await _listen(stack, gateway, api, settings)
         for task in (keeper.run(), recovery.run()):
             stack.callback(asyncio.create_task(task).cancel)
         yield gateway

@@ -215,7 +215,7 @@ class ChartValues(Values):
     """All values of the chart."""
 
     site: Site
-    catalogue: dict[FileName, CatalogueFile]
+    catalogue: dict[FileName, CatalogueFile | None] = Field(description="Files by name; null removes one.")
     secrets: Secrets = Secrets()
     images: Images = Images()
     hub: Hub = Hub()

@@ -412,7 +412,8 @@ def _start_all(programs: Programs, place: Place, site: Site, keys: Mapping[str, 
         },
     )
     discovery = f"{place.issuer}/.well-known/openid-configuration"
-    needed = (discovery, f"{place.grid_url}/gms/availability", f"{place.url}/hub/login")
+    ours = (f"{place.url}/hub/login", f"{place.url}/_canfar_ready")
+    needed = (discovery, f"{place.grid_url}/gms/availability", *ours)
     programs.wait(lambda: all(map(_answers, needed)))
 
 

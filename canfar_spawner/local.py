@@ -210,10 +210,9 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
 
     def _judge(self, spec: SessionSpec, output: Path) -> None:
         """Ends the start if the program has ended."""
-        if (status := self.proc.poll()) is None:
-            return
-        ended = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        raise self.fault(f"The program of {spec.image} {ended} before it answered.", last_lines(output))
+        if (status := self.proc.poll()) is not None:
+            sentence = f"The program of {spec.image} {_end(status)} before it answered."
+            raise self.fault(sentence, last_lines(output))
 
     # Running and ending
 
@@ -228,6 +227,8 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
             await asyncio.to_thread(shorten, Path(self.runtime_dir) / self.spec.id / "log", _LOG_LIMIT)
         if self.proc is not None:
             status: int | None = self.proc.poll()
+            if status and self.spec is not None:
+                self.ending = f"The program of {self.spec.image} {_end(status)}."
             return status
         return None if self.pid and is_marked(self.pid, START_ID, self.start_id) else 0
 
@@ -248,6 +249,10 @@ class LocalCanfarSpawner(PlannedSpawner, LocalProcessSpawner):
         await asyncio.to_thread(kill_marked, START_ID, self.start_id, self.kill_timeout)
         if self.proc is not None:
             self.proc.poll()  # reaps it
+
+
+def _end(status: int) -> str:
+    return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
 def unavailable(entry: Profile) -> str:

@@ -94,6 +94,8 @@ class PlannedSpawner(Spawner):
     """When the session ends, since its owner lost a group; None while it may stay."""
     notice = ""
     """What the owner is told about that."""
+    ending = ""
+    """Why the last session of this name ended by itself, for its owner; empty if it did not."""
     last_used: datetime | None = None
     """When the program was last used, by what it says itself; None where it did not say."""
     _link_notice: tuple[str, ...] = ()
@@ -171,7 +173,7 @@ class PlannedSpawner(Spawner):
         jupyterhub.spawner.SpawnException
             The plan's refusal, or a fault of the image, each with the sentence for the user.
         """
-        self.spec, self._stages = None, ()
+        self.spec, self._stages, self.ending = None, (), ""
         with metrics.start() as counted:
             await turnstile.passed()
             try:
@@ -461,6 +463,8 @@ class PlannedSpawner(Spawner):
             state |= {"spec": asdict(self.spec), "start_id": self.start_id}
         if self.ends_at is not None:
             state |= {"ends_at": self.ends_at.isoformat(), "notice": self.notice}
+        if self.ending:
+            state["ending"] = self.ending
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -139,7 +139,9 @@ class Homes:
                 "limits": {"cpu": "1", "memory": "128M"},
             },
         }
-        account = {"runAsUser": 0} if makes else {"runAsUser": ids.uid, "runAsGroup": ids.gid}
+        # One that only looks is in the namespace of sessions, which enforces the level `restricted`.
+        looks = {"runAsNonRoot": True, "runAsUser": ids.uid, "runAsGroup": ids.gid}
+        account = {"runAsUser": 0} if makes else looks
         pod = {
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,

@@ -476,7 +476,8 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
     async def _judge(self, spec: SessionSpec, state: PodState) -> None:
         """Ends the start where it cannot succeed, and else tells its user what it waits for."""
         if state.ended is not None:
-            raise self.fault(_ended(spec, state), await self._last_lines(state))
+            told = _ending(spec, state, " before it answered")
+            raise self.fault(told, await self._last_lines(state))
         if state.is_deleting:
             raise self._refusal("removed", 503, "The session was removed from the cluster as it started.")
         if state.pull_fault:
@@ -570,6 +571,7 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
                 ORPHANS.labels("session").inc()
             return 0
         if state.ended is not None:
+            self.ending = _ending(self.spec, state)
             return state.ended.status
         if state.is_running:
             self._follow_address(state)
@@ -643,15 +645,15 @@ class CanfarSpawner(PlannedSpawner, KubeSpawner):
         return told
 
 
-def _ended(spec: SessionSpec, state: PodState) -> str:
-    """How a session ended before it was ready, for its user."""
+def _ending(spec: SessionSpec, state: PodState, when: str = "") -> str:
+    """How a session ended, for its user; empty if it ended well after it had been ready."""
     end = state.ended
-    if end is None:
+    if end is None or (not when and end.reason == "Completed"):
         return ""
     if end.reason == "OOMKilled":
         return f"The program of {spec.image} used more than its {spec.memory:g} GB of memory, and was ended."
     if end.reason in ("StartError", "ContainerCannotRun", "ContainerStatusUnknown"):
         return f"The program of {spec.image} could not be started: {end.message or end.reason}"
     if end.reason in ("Error", "Completed", ""):
-        return f"The program of {spec.image} ended with status {end.status} before it answered."
+        return f"The program of {spec.image} ended with status {end.status}{when}."
     return f"The session was ended by the cluster: {end.message or end.reason}"

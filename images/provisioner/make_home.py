@@ -165,8 +165,10 @@ def _homes(root: str, home: Home, *, make: bool) -> Iterator[int | None]:
     The volume's root is the site's, may be a link, and is often open to all as its provisioner made it; no
     session sees it. Below, root alone must be able to change anything.
     """
+    # Who only looks is a user, for whom folders need not be readable, but passable alone.
+    flags = _FOLDER if make else _FOLDER | os.O_PATH
     with contextlib.ExitStack() as opened:
-        above = opened.enter_context(_opened(root, _FOLDER))
+        above = opened.enter_context(_opened(root, flags))
         path = ""
         for name in home.homes:
             path = f"{path}/{name}".lstrip("/")
@@ -174,7 +176,7 @@ def _homes(root: str, home: Home, *, make: bool) -> Iterator[int | None]:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o755, dir_fd=above)
             try:
-                above = opened.enter_context(_opened(name, _FOLDER | os.O_NOFOLLOW, above))
+                above = opened.enter_context(_opened(name, flags | os.O_NOFOLLOW, above))
             except FileNotFoundError:
                 yield None
                 return

@@ -96,7 +96,13 @@ def ready(samp: SAMPIntegratedClient, name: str, mtype: str) -> str | None:
     return next((i for i in ids if mtype in samp.get_subscriptions(i)), None)
 
 
-def test_ds9_shows_an_image_and_topcat_receives_a_table(
+def holds(samp: SAMPIntegratedClient, topcat: str, table: str) -> bool:
+    """Whether TOPCAT has a table; it refuses to highlight a row of another one."""
+    message = {"samp.mtype": "table.highlight.row", "samp.params": {"table-id": table, "row": "0"}}
+    return bool(samp.call_and_wait(topcat, message, "60")["samp.status"] == "samp.ok")
+
+
+def test_ds9_shows_an_image_and_exchanges_tables_with_topcat(
     page: Page, hub: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page.set_default_timeout(SLOW)
@@ -115,6 +121,13 @@ def test_ds9_shows_an_image_and_topcat_receives_a_table(
         Table({"ra": [250.42, 250.43], "dec": [36.46, 36.47]}).write(table, format="votable")
         message = {"samp.mtype": "table.load.votable", "samp.params": {"url": table.as_uri(), "name": "stars"}}
         assert samp.call_and_wait(topcat, message, "120")["samp.status"] == "samp.ok"
+        sent: list[dict[str, str]] = []
+        samp.bind_receive_notification("table.load.votable", lambda *message: sent.append(message[4]))
+        for command in (f"catalog load {table}", "catalog samp broadcast"):
+            asked = {"samp.mtype": "ds9.set", "samp.params": {"cmd": command}}
+            assert samp.call_and_wait(ds9, asked, "60")["samp.status"] == "samp.ok"
+        until(lambda: sent, "DS9's message")
+        until(lambda: holds(samp, topcat, sent[0]["table-id"]), "DS9's table in TOPCAT")
         shown = {"samp.mtype": "ds9.get", "samp.params": {"cmd": "file"}}
         assert "m13.fits" in str(samp.call_and_wait(ds9, shown, "60")["samp.result"])
     finally:

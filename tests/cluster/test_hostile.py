@@ -59,6 +59,8 @@ def test_who_takes_more_memory_than_asked_for_ends_alone_and_is_told(
     assert act(hostile, "memory?gigabytes=4") == "eating"
     until(lambda: not hostile.server("bad").get("ready"), "its end noticed")
     until(lambda: "is not running" in hostile.browser.get(page).text, "a page that says so")
+    sessions = hostile.browser.get(f"{hostile.stack.url}/hub/home").text
+    assert "used more than its 1 GB of memory, and was ended" in sessions
     until(lambda: not cluster.pod("bad"), "its pod gone")
 
 

@@ -55,6 +55,8 @@ class FakeHub:
     """The parts of the hub that the gateway asks, and its pages as an echo."""
 
     port: int
+    told: list[dict[str, Any]] = field(default_factory=list)
+    """Where gateways said that they are."""
     post_route: Callable[[str, dict[str, Any]], Awaitable[int]] | None = None
     running: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Routes that it posts when it is asked for them, beside its own."""
@@ -124,8 +126,10 @@ class FakeHub:
         if self.down or self.post_route is None:
             return 502
         allowed = request.headers.get("Authorization") == f"token {SERVICE_TOKEN}" and self.lets_ask
-        if request.method != "POST" or not allowed:
+        if request.method not in ("POST", "PATCH") or not allowed:
             return 403
+        if request.method == "PATCH":
+            self.told.append(await request.json())
         own = {"target": f"http://127.0.0.1:{self.port}", "hub": True, "jupyterhub": True}
         for path, data in {"/": own, **self.running}.items():
             await self.post_route(path, data)
@@ -245,6 +249,7 @@ async def site_running(
     prepare: Callable[[Site], None] = lambda site: None,
     await_hub: bool = True,
     linger: float = 0,
+    own_api_url: str = "",
     trusted_proxies: str = "",
     inside_hosts: tuple[str, ...] = (),
 ) -> AsyncIterator[Site]:
@@ -261,6 +266,7 @@ async def site_running(
         state_file=tmp_path / "routes.json",
         error_target=f"http://127.0.0.1:{hub_port}/hub/error" if error_pages else "",
         decision_seconds=ttl,
+        own_api_url=own_api_url,
         linger=linger,
         trusted_proxies=TrustedProxies.parse(trusted_proxies),
         inside_hosts=InsideHosts.parse(inside_hosts),

@@ -160,6 +160,19 @@ async def test_groups_and_shares(tmp_path):
         assert {token: await status(site, f"{address}/x", token=token) for token in expected} == expected
 
 
+async def test_a_share_is_not_remembered_for_the_session_that_follows(site):
+    address = await site.session("abcd1234")
+    site.hub.user("dave", "by-share")
+    site.hub.shares["ada/abcd1234"] = [
+        {"user": {"name": "dave"}, "group": None, "scopes": ["access:servers!server=ada/abcd1234"]}
+    ]
+    assert await status(site, f"{address}/x", token="by-share") == 200
+    assert await site.api("DELETE", "/user/ada/abcd1234") == 204
+    del site.hub.shares["ada/abcd1234"]
+    assert await site.session("abcd1234") == address
+    assert await status(site, f"{address}/x", token="by-share") == 403
+
+
 @pytest.mark.parametrize(
     ("method", "headers", "expected"),
     [

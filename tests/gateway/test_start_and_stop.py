@@ -52,6 +52,7 @@ async def test_hub_that_is_away_is_asked_again(tmp_path):
         for path, headers in ((f"{ADDRESS}/api", TOKEN), ("/user/ada/abcd1234/lab", PAGE)):
             async with site.request("GET", path, headers=headers) as response:
                 assert (response.status, response.headers["Retry-After"]) == (503, "1")
+                assert response.headers.get("Refresh") == ("1" if headers is PAGE else None)
                 assert "just started" in await response.text()
         site.hub.down = False
 
@@ -78,6 +79,13 @@ async def test_routes_that_went_to_another_gateway_are_asked_for_again(tmp_path)
     async with site_running(tmp_path, prepare=elsewhere) as site:
         assert await site.status(f"{ADDRESS}/x", token="ada-token") == 200
         assert site.hub.asked == [200, 200]
+
+
+async def test_hub_is_told_where_the_gateway_is(tmp_path):
+    own = "http://10.1.2.3:8001"
+    async with site_running(tmp_path, prepare=has_session, own_api_url=own) as site:
+        assert await site.status(f"{ADDRESS}/x", token="ada-token") == 200
+        assert site.hub.told == [{"api_url": own}]
 
 
 async def test_role_without_the_scope_is_said_and_routes_come_by_themselves(tmp_path, caplog):

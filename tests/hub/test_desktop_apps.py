@@ -103,6 +103,7 @@ def test_what_an_application_gets(desk):
     assert desk.start(profile="viewer").status_code == 201
     home = Path(desk.environ["HOME"])
     until(lambda: (home / "viewer-x").exists() and (home / "viewer-x").stat().st_size, "the application")
+    until(lambda: "DISPLAY=" in (home / "viewer-env").read_text(), "all of its environment")
     given = dict(line.split("=", 1) for line in (home / "viewer-env").read_text().splitlines() if "=" in line)
     assert given["DISPLAY"] == f":{int(desk.environ['CANFAR_PORT']) - 2000}"
     assert given["SAMP_HUB"] == desk.environ["SAMP_HUB"]

@@ -88,6 +88,14 @@ def test_what_dies_after_it_answered_is_told(hostile: Person, neighbour: Person)
     assert get(hostile, "bad", "die").text == "dying"
     until(lambda: not hostile.server("bad").get("ready"), "the hub knows")
     until(lambda: "is not running" in hostile.browser.get(page).text, "a page that says so")
+    sessions = f"{hostile.stack.url}/hub/home"
+    assert "ended with status 7." in hostile.browser.get(sessions).text
+    # Not of a session that was started anew, and stopped by its owner.
+    assert hostile.start("bad", {"profile": "hostile"}).status_code in (201, 202)
+    hostile.ready("bad")
+    hostile.api("DELETE", f"/users/{hostile.name}/servers/bad")
+    until(lambda: not hostile.server("bad").get("ready"), "its end")
+    assert "ended with" not in hostile.browser.get(sessions).text
 
 
 def test_a_redirect_elsewhere_is_the_visitors_alone(hostile: Person, neighbour: Person) -> None:

@@ -285,6 +285,7 @@ def site_values(world: World, folder: Path) -> dict[str, Any]:
     return {
         "site": {
             "public_url": world.url("hub"),
+            "kinds": ["notebook", "desktop", "desktop-app", "vscode", "carta", "firefly", "contributed"],
             "sign_in": {
                 "issuer": world.url("idp"),
                 "platform_groups": ["ivo://example.org/gms?canfar-users"],

@@ -175,10 +175,11 @@ class Stack:
         return next(int(line.split()[0]) for line in listed.splitlines() if name in line)
 
     def is_up(self) -> bool:
-        """Whether the sign-in page answers."""
+        """Whether the sign-in page answers, and the gateway knows its sessions."""
+        pages = (f"{self.url}/hub/login", f"{self.url}/_canfar_ready")
         try:
             with self.client() as client:
-                return client.get(f"{self.url}/hub/login").status_code == 200
+                return all(client.get(page).status_code == 200 for page in pages)
         except httpx.HTTPError:
             return False
 

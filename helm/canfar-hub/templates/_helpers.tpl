@@ -144,7 +144,7 @@ made once, too, so that their checksum is theirs.
 {{- define "canfar.catalogueImages" -}}
 {{- $images := list }}
 {{- range .Values.catalogue }}
-{{- range .profiles }}
+{{- range dig "profiles" list (. | default dict) }}
 {{- $images = concat $images .images }}
 {{- end }}
 {{- end }}

@@ -104,6 +104,7 @@ async def test_looking_is_done_as_the_user_who_cannot_write(
     (job,) = kube.all("jobs", "sessions")
     body = job["spec"]["template"]["spec"]
     assert body["securityContext"]["runAsUser"] == 10001
+    assert body["securityContext"]["runAsNonRoot"] is True
     assert body["containers"][0]["volumeMounts"][0]["readOnly"] is True
     assert body["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert body["containers"][0]["args"][0] == "check"
