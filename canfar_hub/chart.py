@@ -75,10 +75,12 @@ class Database(Values):
 class Images(Values):
     """The images of hub, gateway and provisioner; without a tag, the chart's version is taken."""
 
-    hub: Image = "canfar-hub/hub"
-    gateway: Image = "canfar-hub/gateway"
-    provisioner: Image = "canfar-hub/provisioner"
-    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    hub: Image = Field("canfar-hub/hub", description="Of the hub.")
+    gateway: Image = Field("canfar-hub/gateway", description="Of the gateway.")
+    provisioner: Image = Field("canfar-hub/provisioner", description="Of the Jobs for homes.")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        "IfNotPresent", description="When nodes ask for them again."
+    )
     pull_secrets: list[DnsName] = Field(default_factory=list, description="Secrets of the release's namespace.")
 
 
@@ -96,10 +98,12 @@ class Hub(Scheduling):
 class Service(Values):
     """The gateway's Service."""
 
-    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    annotations: dict[str, str] = Field(default_factory=dict)
-    node_port: int | None = Field(None, ge=1, le=65535)
-    load_balancer_source_ranges: list[Network] = Field(default_factory=list)
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field("ClusterIP", description="Its type.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Its annotations.")
+    node_port: int | None = Field(None, ge=1, le=65535, description="Its port on nodes, for a NodePort.")
+    load_balancer_source_ranges: list[Network] = Field(
+        default_factory=list, description="From where a LoadBalancer may be reached; empty, from everywhere."
+    )
 
 
 class Gateway(Scheduling):
@@ -114,9 +118,9 @@ class Gateway(Scheduling):
 class Ingress(Values):
     """The way from outside to the gateway."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="Whether there is an Ingress.")
     class_name: str = Field("", description="The ingress class; the cluster's default if empty.")
-    annotations: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict, description="Its annotations.")
     tls_secret: DnsName | Literal[""] = Field(
         "", description="The Secret with the certificate for the hub's host and `*.` below it."
     )
@@ -125,8 +129,8 @@ class Ingress(Values):
 class Claims(Values):
     """Claims of yours for the shared volume, one in each namespace."""
 
-    sessions: DnsName | Literal[""] = ""
-    homes: DnsName | Literal[""] = ""
+    sessions: DnsName | Literal[""] = Field("", description="In the namespace of sessions.")
+    homes: DnsName | Literal[""] = Field("", description="In the namespace of homes.")
 
 
 class SharedVolume(Values):
@@ -136,8 +140,8 @@ class SharedVolume(Values):
         default_factory=dict,
         description="The source of a PersistentVolume, in Kubernetes' form: `nfs`, `csi`, `hostPath`.",
     )
-    mount_options: list[str] = Field(default_factory=list)
-    capacity: Quantity = "1Ti"
+    mount_options: list[str] = Field(default_factory=list, description="Of the volume.")
+    capacity: Quantity = Field("1Ti", description="A number that Kubernetes asks for.")
     claims: Claims = Claims()
 
 
@@ -152,7 +156,7 @@ class Namespaces(Values):
 class Monitors(Values):
     """What a Prometheus operator is told."""
 
-    enabled: bool = False
+    enabled: bool = Field(False, description="Whether it is made.")
     labels: dict[str, str] = Field(default_factory=dict, description="By which the operator finds it.")
 
 
@@ -176,7 +180,7 @@ class SessionPolicy(Values):
 class NetworkPolicy(Values):
     """Who may talk to whom."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="Whether policies are made.")
     ingress_from: list[Kubernetes] = Field(
         default_factory=list,
         description="The ingress controller's pods, in the form of a NetworkPolicy's `from`; empty, all.",
@@ -191,10 +195,10 @@ class NetworkPolicy(Values):
 class Prepull(Values):
     """Images that nodes get before anybody asks for them."""
 
-    enabled: bool = True
-    pull_secrets: list[DnsName] = Field(default_factory=list)
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    tolerations: list[Kubernetes] = Field(default_factory=list)
+    enabled: bool = Field(True, description="Whether nodes get images ahead.")
+    pull_secrets: list[DnsName] = Field(default_factory=list, description="For private images.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of those nodes.")
+    tolerations: list[Kubernetes] = Field(default_factory=list, description="Taints that the pods bear.")
 
 
 class Trust(Values):
