@@ -63,6 +63,7 @@ def test_sign_in_pick_and_plot_a_real_image_with_its_coordinates(astronomer: Pag
     expect(page.get_by_text("Running").first).to_be_visible()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told to end", "killed"])
 def test_a_notebook_computes_on_after_a_restart_of_the_gateway(
     astronomer: Page, stack: Stack, number: signal.Signals

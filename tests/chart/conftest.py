@@ -63,7 +63,7 @@ class Chart:
         return done.stderr
 
 
-@pytest.fixture(params=["helm", "helm3"])
+@pytest.fixture(params=["helm", pytest.param("helm3", marks=pytest.mark.slow)])
 def chart(request: pytest.FixtureRequest, tmp_path: Path) -> Chart:
     program = ROOT / ".venv/bin" / request.param
     if not program.exists():
