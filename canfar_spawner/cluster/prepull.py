@@ -83,12 +83,8 @@ class PrepullWatch(Watch):
         return self._found
 
     async def _list(self) -> str:
-        found: dict[str, PrepullPod] = {}
-        version = ""
-        async for page in self._api.pages(self._path, **self._query):
-            found |= {pod["metadata"]["name"]: reduce_pod(pod) for pod in page.get("items") or ()}
-            version = page["metadata"]["resourceVersion"]
-        self._pods, self._found = found, None
+        self._pods, version = await self._all(reduce_pod)
+        self._found = None
         return version
 
     def apply(self, kind: str, found: Mapping[str, Any]) -> None:

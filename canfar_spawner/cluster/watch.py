@@ -8,7 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import Gauge
 
@@ -16,6 +16,8 @@ from canfar_spawner.cluster.api import Api, ApiRefused, ApiUnavailable
 from canfar_spawner.cluster.state import PodEvent, PodState, reduce_event, reduce_pod
 
 log = logging.getLogger("canfar.cluster")
+
+_Kept = TypeVar("_Kept")
 
 CONNECTED = Gauge(
     "canfar_cluster_connected", "Whether the API server answers a watch: 1, or 0 if it does not.", ["watch"]
@@ -103,6 +105,15 @@ class Watch:
         self.is_connected = now
         CONNECTED.labels(self.name).set(now)
 
+    async def _all(self, reduce: Callable[[Mapping[str, Any]], _Kept]) -> tuple[dict[str, _Kept], str]:
+        """What is kept of each object there is, by its name, and the version to watch from."""
+        found: dict[str, _Kept] = {}
+        version = ""
+        async for page in self._api.pages(self._path, **self._query):
+            found |= {one["metadata"]["name"]: reduce(one) for one in page.get("items") or ()}
+            version = page["metadata"]["resourceVersion"]
+        return found, version
+
     async def _list(self) -> str:
         """Reads the collection, and gives the version to watch from."""
         raise NotImplementedError
@@ -139,11 +150,7 @@ class PodWatch(Watch):
             del self._waiting[name]
 
     async def _list(self) -> str:
-        found: dict[str, PodState] = {}
-        version = ""
-        async for page in self._api.pages(self._path, **self._query):
-            found |= {pod["metadata"]["name"]: reduce_pod(pod) for pod in page.get("items") or ()}
-            version = page["metadata"]["resourceVersion"]
+        found, version = await self._all(reduce_pod)
         before, self.pods = self.pods, found
         for name in before.keys() | found.keys():
             if before.get(name) != found.get(name):

@@ -82,7 +82,12 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* The public address in parts. */}}
+{{/* Whether each user's sessions have a host of their own. */}}
+{{- define "canfar.subdomains" -}}
+{{- if dig "subdomains" true (.Values.site | toYaml | fromYaml) }}yes{{ end }}
+{{- end }}
+
+{{/* The public address's host. */}}
 {{- define "canfar.host" -}}
 {{ (urlParse .Values.site.public_url).host | regexFind "^[^:]+" }}
 {{- end }}
