@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.hub.test_sessions import session_processes
+from tests.hub.test_sessions import session_processes, session_programs
 from tests.support.stack import ROOT, Person, Stack, running, until
 
 LIMIT = 3
@@ -84,24 +84,26 @@ def desk(visitor: Person) -> Desk:
 def test_a_desktop_starts_lists_and_ends_an_application(people, name):
     person = people[name]
     desk = Desk(person, "desk")
-    before = session_processes(person.stack)
+    before = session_programs(person.stack)
     started = desk.start(profile="viewer", cores=2)
     assert started.status_code == 201, started.text
     identifier = started.json()["id"]
     assert desk.call("GET").json()["running"] == [{"id": identifier, "profile": "viewer", "title": "Viewer"}]
-    assert len(session_processes(person.stack).keys() - before.keys()) == 1
+    assert len(session_programs(person.stack).keys() - before.keys()) == 1
     model = person.server(identifier)
     assert model["ready"]
     assert model["user_options"] == {"profile": "viewer", "cores": 2, "desktop": desk.id}
     assert desk.call("DELETE", f"/{identifier}").status_code == 204
-    assert session_processes(person.stack) == before
+    assert session_processes(person.stack) == before  # nothing of it is left
     until(lambda: apps(person) == set(), "the application off the list")
     person.stop_all()
 
 
 def test_what_an_application_gets(desk):
-    assert desk.start(profile="viewer").status_code == 201
     home = Path(desk.environ["HOME"])
+    for earlier in ("viewer-env", "viewer-x"):
+        (home / earlier).unlink(missing_ok=True)
+    assert desk.start(profile="viewer").status_code == 201
     until(lambda: (home / "viewer-x").exists() and (home / "viewer-x").stat().st_size, "the application")
     until(lambda: "DISPLAY=" in (home / "viewer-env").read_text(), "all of its environment")
     given = dict(line.split("=", 1) for line in (home / "viewer-env").read_text().splitlines() if "=" in line)
@@ -232,13 +234,13 @@ def test_applications_end_with_their_desktop(desk, how):
         os.kill(pid, signal.SIGKILL)
     until(lambda: apps(desk.person) == {kept}, "the end of its applications")
     assert other.running() == [kept]
-    assert len(session_processes(desk.person.stack)) == 2
+    assert len(session_programs(desk.person.stack)) == 2
 
 
 def test_an_application_that_ends_by_itself_leaves_the_list(desk):
-    desktops = session_processes(desk.person.stack)
+    desktops = session_programs(desk.person.stack)
     app = desk.start(profile="viewer").json()["id"]
-    (pid,) = session_processes(desk.person.stack).keys() - desktops.keys()
+    (pid,) = session_programs(desk.person.stack).keys() - desktops.keys()
     os.kill(pid, signal.SIGTERM)
     until(lambda: apps(desk.person) == set(), f"{app} off the list")
     assert desk.running() == []
@@ -252,11 +254,11 @@ def test_it_can_be_stopped_by_the_hubs_own_api(desk):
 
 def test_a_hub_restart_keeps_both_and_still_ends_both(desk):
     app = desk.start(profile="viewer").json()["id"]
-    before = session_processes(desk.person.stack)
+    before = session_programs(desk.person.stack)
     desk.person.stack.restart_hub(signal.SIGKILL)
     desk.person.ready(app)
     assert desk.running() == [app]
-    assert session_processes(desk.person.stack) == before
+    assert session_programs(desk.person.stack) == before
     desk.person.stop("desk")
     until(lambda: not session_processes(desk.person.stack), "the end of the application")
     until(lambda: not apps(desk.person), "an empty list")

@@ -41,6 +41,16 @@ def session_processes(stack: Stack) -> dict[int, str]:
     return found
 
 
+def session_programs(stack: Stack) -> dict[int, str]:
+    """As `session_processes`, each session's first process alone: a start's own children come and go."""
+    found = session_processes(stack)
+    parents = {}
+    for pid in found:
+        with contextlib.suppress(psutil.Error):
+            parents[pid] = psutil.Process(pid).ppid()
+    return {pid: found[pid] for pid, parent in parents.items() if parent not in found}
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_refusals(visitor, case):
     options, status, said = REFUSED[case]
