@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -52,29 +53,38 @@ def kill_marked(variable: str, value: str, timeout: float) -> None:
     Each is killed as soon as it is seen, since some leave their place to a child all the time. Returns after
     two looks in a row that find none, or after `timeout` seconds.
     """
+    entry = f"{variable}={value}".encode()
     deadline = time.monotonic() + timeout
     quiet = 0
     while value and quiet < 2:
-        quiet = 0 if _kill_seen(f"{variable}={value}".encode()) else quiet + 1
+        newest = _newest()
+        found = _kill_seen(entry, psutil.pids())
+        quiet = 0 if found else quiet + 1
+        # Children that came meanwhile have the ids since then: a look at those alone meets them in time.
+        while found and time.monotonic() < deadline:
+            newest, before = _newest(), newest
+            found = _kill_seen(entry, range(before + 1, newest + 1))
         if time.monotonic() > deadline:
             log.warning("Processes of %s=%s are still there.", variable, value)
             return
         time.sleep(_LOOK_AGAIN if quiet else 0)
 
 
-def _kill_seen(entry: bytes) -> int:
-    """Kills the processes with `entry` in their environment as they are met; their number."""
+def _newest() -> int:
+    """The id that was given to a process last, proc(5), /proc/loadavg."""
+    return int(Path("/proc/loadavg").read_text().split()[-1])
+
+
+def _kill_seen(entry: bytes, pids: Iterable[int]) -> int:
+    """Kills those of the processes `pids` that have `entry` in their environment; their number."""
     found = 0
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal():
-            continue
-        pid = int(folder.name)
+    for pid in pids:
         try:
             handle = os.pidfd_open(pid)  # of this process, whichever gets its number later
         except OSError:
             continue
         try:
-            if entry in (folder / "environ").read_bytes().split(b"\0"):
+            if entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 found += 1
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
         except OSError:  # gone, or another account's
