@@ -138,7 +138,8 @@ class SharedVolume(Values):
 
     volume: Kubernetes = Field(
         default_factory=dict,
-        description="The source of a PersistentVolume, in Kubernetes' form: `nfs`, `csi`, `hostPath`.",
+        description="The source of a PersistentVolume, in Kubernetes' form: `nfs`, `csi`, `hostPath`."
+        " On a cluster of one node it may be absent: a folder of the node.",
     )
     mount_options: list[str] = Field(default_factory=list, description="Of the volume.")
     capacity: Quantity = Field("1Ti", description="A number that Kubernetes asks for.")

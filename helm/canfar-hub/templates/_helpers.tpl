@@ -22,6 +22,26 @@
 {{ .Values.storage.claims.homes | default "data" }}
 {{- end }}
 
+{{/*
+Where homes and projects are: as the values say; else where they are already; else, on the only node, a folder of it.
+A volume like that is bound to its node, so that on another one a session waits instead of meeting an empty home.
+*/}}
+{{- define "canfar.volume" -}}
+{{- $there := lookup "v1" "PersistentVolume" "" (printf "%s-data" (include "canfar.sessions" .)) }}
+{{- $nodes := (lookup "v1" "Node" "" "").items | default list }}
+{{- if .Values.storage.volume }}
+{{- .Values.storage.volume | toYaml }}
+{{- else if $there }}
+{{- omit $there.spec "accessModes" "capacity" "claimRef" "mountOptions" "persistentVolumeReclaimPolicy" "storageClassName" "volumeMode" | toYaml }}
+{{- else if eq (len $nodes) 1 }}
+{{- $host := dict "key" "kubernetes.io/hostname" "operator" "In" "values" (list (index (first $nodes).metadata.labels "kubernetes.io/hostname")) }}
+{{- dict "hostPath" (dict "path" (printf "/var/lib/canfar-hub/%s" .Release.Namespace) "type" "DirectoryOrCreate") | toYaml }}
+{{ dict "nodeAffinity" (dict "required" (dict "nodeSelectorTerms" (list (dict "matchExpressions" (list $host))))) | toYaml }}
+{{- else }}
+{{- fail "\n\nSay where homes and projects are, which only a cluster of one node need not be told: storage.volume is a volume's source in Kubernetes' form, such as nfs: {server: nfs.example.org, path: /arc}. Or name claims of yours in storage.claims.sessions and storage.claims.homes." }}
+{{- end }}
+{{- end }}
+
 {{- define "canfar.labels" -}}
 app.kubernetes.io/name: canfar-hub
 app.kubernetes.io/instance: {{ .root.Release.Name }}
