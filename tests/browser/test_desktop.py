@@ -234,8 +234,7 @@ def test_it_comes_back_after_the_way_to_it_was_lost(desk: Desk, hub: Stack) -> N
 
 def test_two_on_one_home_and_a_log_out(desk: Desk, hub: Stack) -> None:
     person = hub.sign_in("astronomer")
-    assert person.start("second", {"profile": "desktop"}).status_code in {201, 202}
-    person.ready("second")
+    person.begin("second", {"profile": "desktop"})
     until(desk.is_drawn, "the desktop drawn")
     manager = until(lambda: next(desk.processes("xfwm4"), None), "the window manager")
     folder = Path(desk.server.environ()["XDG_RUNTIME_DIR"])

@@ -51,9 +51,7 @@ def astronomer(stack: Stack) -> Iterator[Person]:
 @pytest.fixture(scope="session")
 def notebook(astronomer: Person) -> str:
     """A session that the tests which leave it alone share."""
-    started = astronomer.start("shared", {"profile": "notebook", "name": "Deep field"})
-    assert started.status_code in {201, 202}, started.text
-    astronomer.ready("shared")
+    astronomer.begin("shared", {"profile": "notebook", "name": "Deep field"})
     return "shared"
 
 

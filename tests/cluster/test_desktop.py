@@ -17,9 +17,7 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture(scope="module")
 def person(stack: Stack) -> Iterator[Person]:
     found = stack.sign_in("first.last@example.org")
-    started = found.start("desk", {"profile": "desktop"})
-    assert started.status_code in {201, 202}, started.text
-    found.ready("desk")
+    found.begin("desk", {"profile": "desktop"})
     yield found
     found.stop_all()
 

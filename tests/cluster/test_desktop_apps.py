@@ -143,9 +143,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, kubeconfig: str) -> Iterator
 def desk(place: tuple[Ground, Stack]) -> Iterator[Desk]:
     found, stack = place
     person = stack.sign_in("first.last@example.org")
-    started = person.start("desk", {"profile": "desktop"})
-    assert started.status_code in {201, 202}, started.text
-    person.ready("desk")
+    person.begin("desk", {"profile": "desktop"})
     yield Desk(person, found)
     person.stop_all()
 
@@ -178,11 +176,9 @@ def test_another_session_reaches_neither_its_screen_nor_its_samp_hub(desk: Desk,
     port = samp.rstrip("/").rpartition(":")[2]
     stranger = desk.person.stack.sign_in("visitor")
     try:
-        assert stranger.start("near", {"profile": "notebook"}).status_code in {201, 202}
-        stranger.ready("near")
+        stranger.begin("near", {"profile": "notebook"})
         own = desk.person
-        assert own.start("beside", {"profile": "notebook"}).status_code in {201, 202}
-        own.ready("beside")
+        own.begin("beside", {"profile": "notebook"})
         for server in ("near", "beside"):  # also of the same person, since it is on no desktop
             for number in ("6001", port, "6901"):
                 tried = desk.place.run(server, "python3", "-c", REACHES, desk.address(), number)

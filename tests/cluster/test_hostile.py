@@ -18,8 +18,7 @@ LOG = 200_000_000  # bytes
 @pytest.fixture
 def hostile(stack: Stack) -> Iterator[Person]:
     found = stack.sign_in("first.last@example.org")
-    assert found.start("bad", {"profile": "hostile"}).status_code in {201, 202}
-    found.ready("bad")
+    found.begin("bad", {"profile": "hostile"})
     yield found
     found.stop_all()
 

@@ -172,8 +172,7 @@ def test_where_a_certificate_is_required_nothing_starts_without(tmp_path, cred):
         assert not folder(stack).exists()
         assert not list((stack.data / "sessions").glob("*"))
         cred.fault = None
-        assert person.start("mine", {"profile": "open"}).status_code in {201, 202}
-        person.ready("mine")
+        person.begin("mine", {"profile": "open"})
         person.stop_all()
 
 

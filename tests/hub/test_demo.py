@@ -77,9 +77,7 @@ def test_everything_ends_with_ctrl_c_and_is_there_at_the_next_start(tmp_path):
     data = tmp_path / "data"
     with running(data) as stack:
         person = stack.sign_in("first.last@example.org")
-        started = person.start("work", {"profile": "marimo", "name": "My work"})
-        assert started.status_code in {201, 202}, started.text
-        model = person.ready("work")
+        model = person.begin("work", {"profile": "marimo", "name": "My work"})
         page = person.browser.get(model["full_url"])
         assert page.status_code == 200
         host = page.url.host

@@ -42,9 +42,7 @@ class Desk:
 
     def __init__(self, person: Person, server: str) -> None:
         self.person, self.server = person, server
-        started = person.start(server, {"profile": "desk"})
-        assert started.status_code in {201, 202}, started.text
-        model = person.ready(server)
+        model = person.begin(server, {"profile": "desk"})
         self.environ = person.browser.get(f"{model['full_url']}environ").json()["environ"]
         self.url = self.environ["CANFAR_APPS_URL"]
         self.secret = Path(self.environ["CANFAR_SECRET_FILE"]).read_text()

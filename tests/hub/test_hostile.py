@@ -91,8 +91,7 @@ def test_what_dies_after_it_answered_is_told(hostile: Person, neighbour: Person)
     sessions = f"{hostile.stack.url}/hub/home"
     assert "ended with status 7." in hostile.browser.get(sessions).text
     # Not of a session that was started anew, and stopped by its owner.
-    assert hostile.start("bad", {"profile": "hostile"}).status_code in (201, 202)
-    hostile.ready("bad")
+    hostile.begin("bad", {"profile": "hostile"})
     hostile.api("DELETE", f"/users/{hostile.name}/servers/bad")
     until(lambda: not hostile.server("bad").get("ready"), "its end")
     assert "ended with" not in hostile.browser.get(sessions).text

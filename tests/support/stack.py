@@ -131,6 +131,12 @@ class Person:
         )
         return found
 
+    def begin(self, server: str, options: object) -> dict[str, Any]:
+        """Starts a session and waits until it is ready."""
+        started = self.start(server, options)
+        assert started.status_code in {201, 202}, started.text
+        return self.ready(server)
+
     def stop(self, server: str) -> None:
         """Stops a session and waits until it is gone from the hub."""
         self.api("DELETE", f"/users/{self.name}/servers/{server}", {"remove": True})

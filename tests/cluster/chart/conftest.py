@@ -35,7 +35,5 @@ def astronomer(installed: Installed) -> Iterator[Person]:
 @pytest.fixture(scope="session")
 def session(astronomer: Person) -> str:
     """A notebook that the tests which leave it alone share."""
-    started = astronomer.start("shared", {"profile": "notebook", "name": "Deep field"})
-    assert started.status_code in {201, 202}, started.text
-    astronomer.ready("shared")
+    astronomer.begin("shared", {"profile": "notebook", "name": "Deep field"})
     return "shared"

@@ -34,9 +34,7 @@ except urllib.error.HTTPError as error:
 @pytest.fixture(scope="module")
 def person(installed: Installed) -> Iterator[Person]:
     found = installed.sign_in("first.last@example.org")
-    started = found.start("desk", {"profile": "desktop"})
-    assert started.status_code in {201, 202}, started.text
-    found.ready("desk")
+    found.begin("desk", {"profile": "desktop"})
     yield found
     found.stop_all()
 
