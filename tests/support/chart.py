@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import secrets
 import socket
 import ssl
@@ -18,7 +19,7 @@ import httpx
 import trustme
 import yaml
 
-from tests.support.cluster import BASE, OTHER, Ground, kubectl, listed, open_path, profiles
+from tests.support.cluster import OTHER, Ground, kubectl, listed, open_path, profiles
 from tests.support.identities import SURVEY
 from tests.support.stack import ROOT, Person, until
 
@@ -222,11 +223,18 @@ class Installed:
     """The release's namespace."""
     world: World
     ground: Ground
+    top: Path
+    """A folder of its own on this machine, which the node sees, too."""
 
     def __post_init__(self) -> None:
         self.url = self.world.url("hub")
         self.address = (self.world.service_ip("hub"), 443)
         self.tls = self.world.context()
+
+    @property
+    def file(self) -> Path:
+        """The release's values file."""
+        return self.top / "values.yaml"
 
     def host_of(self, user: str) -> str:
         """The host of a user's sessions."""
@@ -262,9 +270,8 @@ class Installed:
 
     def upgrade(self, values: Mapping[str, Any], chart: Path = CHART) -> None:
         """Installs or upgrades the release, and waits until hub and gateway are ready."""
-        file = self.ground.folder.parent / "values.yaml"
-        file.write_text(yaml.safe_dump(dict(values)))
-        helm("upgrade", "--install", RELEASE, str(chart), "-n", self.name, "-f", str(file))
+        self.file.write_text(yaml.safe_dump(dict(values)))
+        helm("upgrade", "--install", RELEASE, str(chart), "-n", self.name, "-f", str(self.file))
         self.is_up()
 
     def is_up(self) -> None:
@@ -316,6 +323,26 @@ def site_values(world: World, folder: Path) -> dict[str, Any]:
     }
 
 
+def records_on_a_claim(found: Installed) -> dict[str, Any]:
+    """Values of a small site: no projects, and records in SQLite on a claim, whose volume this makes."""
+    records = found.top / "records"
+    records.mkdir()
+    os.chown(records, 10101, 10101)  # volumes of this kind take no fsGroup
+    spec = {
+        "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "shared",
+        "hostPath": {"path": str(records)},
+        "claimRef": {"namespace": found.name, "name": "hub"},
+    }
+    metadata = {"name": f"{found.name}-hub"}
+    apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec})
+    values = site_values(found.world, found.ground.folder)
+    values["site"]["cluster"]["volume"]["projects"] = []
+    values["hub"]["database"] = {"claim": {"storageClassName": "shared"}}
+    return values
+
+
 @contextmanager
 def place(top: Path) -> Iterator[Installed]:
     """The world for a release in namespaces of its own, without the release; all is removed at the end."""
@@ -327,7 +354,7 @@ def place(top: Path) -> Iterator[Installed]:
     try:
         namespace(name)
         world.make(f"gateway.{name}.svc.cluster.local")
-        yield Installed(name, world, Ground(f"{name}-sessions", f"{name}-homes", folder))
+        yield Installed(name, world, Ground(f"{name}-sessions", f"{name}-homes", folder), top)
     finally:
         names = [name, world.name, f"{name}-sessions", f"{name}-homes"]
         helm("uninstall", RELEASE, "-n", name, "--no-hooks", check=False)
@@ -360,6 +387,3 @@ def decoded(secret: str, space: str) -> dict[str, str]:
     """The data of a Secret."""
     found = json.loads(kubectl("get", "secret", "-n", space, secret, "-o", "json"))["data"]
     return {key: base64.b64decode(value).decode() for key, value in found.items()}
-
-
-__all__ = ["BASE", "CHART", "HELM", "RELEASE", "Installed", "World", "helm", "place", "site_values"]

@@ -202,8 +202,7 @@ def test_metrics_are_for_the_holder_of_their_token_alone(installed: Installed) -
 
 def test_secrets_are_made_once(installed: Installed) -> None:
     before, hub = decoded("hub", installed.name), installed.pod("hub")
-    file = installed.ground.folder.parent / "values.yaml"
-    helm("upgrade", RELEASE, str(CHART), "-n", installed.name, "-f", str(file))
+    helm("upgrade", RELEASE, str(CHART), "-n", installed.name, "-f", str(installed.file))
     installed.is_up()
     assert decoded("hub", installed.name) == before
     assert installed.pod("hub") == hub  # nothing changed, so nothing starts anew

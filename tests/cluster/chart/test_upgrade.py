@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.support.chart import CHART, RELEASE, Installed, apply, helm, place, site_values
+from tests.support.chart import CHART, RELEASE, Installed, helm, place, records_on_a_claim
 from tests.support.cluster import kubectl, listed
 from tests.support.kernel import Kernel
 from tests.support.stack import ROOT, Person, until
@@ -51,35 +51,16 @@ def _git(*arguments: str) -> str:
 def small(tmp_path_factory: pytest.TempPathFactory, kubeconfig: str, first: Path) -> Iterator[Installed]:
     """A release of the first version, whose records are in SQLite on a claim."""
     with place(tmp_path_factory.mktemp("small")) as found:
-        records = found.ground.folder.parent / "records"
-        records.mkdir()
-        os.chown(records, 10101, 10101)  # volumes of this kind take no fsGroup
-        apply(_volume(found.name, records))
         (found.ground.folder / "projects").mkdir()
-        values = site_values(found.world, found.ground.folder)
-        values["site"]["cluster"]["volume"]["projects"] = []
-        values["hub"]["database"] = {"claim": {"storageClassName": "shared"}}
+        values = records_on_a_claim(found)
         found.upgrade(values, first)
         yield found
-
-
-def _volume(space: str, folder: Path) -> dict[str, object]:
-    spec = {
-        "capacity": {"storage": "1Gi"},
-        "accessModes": ["ReadWriteOnce"],
-        "storageClassName": "shared",
-        "hostPath": {"path": str(folder)},
-        "claimRef": {"namespace": space, "name": "hub"},
-    }
-    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"{space}-hub"}, "spec": spec}
 
 
 @pytest.fixture(scope="module")
 def person(small: Installed) -> Person:
     found = small.sign_in("astronomer")
-    started = found.start("kept", {"profile": "notebook"})
-    assert started.status_code in {201, 202}, started.text
-    found.ready("kept")
+    found.begin("kept", {"profile": "notebook"})
     return found
 
 
@@ -87,9 +68,7 @@ def test_an_upgrade_stops_no_session(small: Installed, person: Person) -> None:
     before = small.ground.pod("kept")
     with Kernel(person, "kept") as kernel:
         kernel.run("kept = 6 * 7")
-        values = site_values(small.world, small.ground.folder)
-        values["site"]["cluster"]["volume"]["projects"] = []
-        values["hub"]["database"] = {"claim": {"storageClassName": "shared"}}
+        values = yaml.safe_load(small.file.read_text())
         for component in ("hub", "gateway"):  # whatever the versions differ in, both pods are replaced
             values[component]["nodeSelector"] = {"kubernetes.io/os": "linux"}
         old = {component: small.pod(component) for component in ("hub", "gateway")}
