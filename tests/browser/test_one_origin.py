@@ -32,7 +32,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def test_a_person_signs_in_picks_works_and_signs_out(page: Page, stack: Stack) -> None:
     sign_in(page, stack.url, "astronomer")
-    launch(page, "Notebook", "Notebook")
+    launch(page, "Notebook", "Astronomy notebook")
     page.wait_for_url(re.compile(rf"{stack.url}/session/notebook/[a-z0-9]{{8}}/lab"))
     session = page.url.partition("/lab")[0]
     page.goto(f"{session}/lab/tree/projects/survey-x/look.ipynb")

@@ -3,20 +3,26 @@
 import json
 import os
 import sys
+import time
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 gateway, public, issuer = os.environ["GATEWAY"], os.environ["PUBLIC_URL"], os.environ["ISSUER"]
 HOST = urlsplit(public).netloc
+# Right after an installation, the cluster's network and the gateway's routes are there a little later than the hub.
+PATIENCE = time.monotonic() + 60
 
 
 def ask(what, url, **headers):
-    """What is answered; ends the program with a sentence where nothing is."""
-    try:
-        with urlopen(Request(url, headers=headers), timeout=20) as answer:
-            return answer.read().decode()
-    except OSError as error:
-        sys.exit(f"{what} at {url}: {error}.")
+    """What is answered; ends the program with a sentence where nothing is within a minute."""
+    while True:
+        try:
+            with urlopen(Request(url, headers=headers), timeout=20) as answer:
+                return answer.read().decode()
+        except OSError as error:
+            if time.monotonic() > PATIENCE:
+                sys.exit(f"{what} at {url}: {error}.")
+        time.sleep(1)
 
 
 ask("The gateway does not answer", f"{gateway}/_chp_healthz")
