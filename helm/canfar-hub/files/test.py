@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 
 gateway, public, issuer = os.environ["GATEWAY"], os.environ["PUBLIC_URL"], os.environ["ISSUER"]
 HOST = urlsplit(public).netloc
-# Right after an installation, the cluster's network and the gateway's routes are there a little later than the hub.
+# Right after an installation, the cluster's network and the gateway's routes come a little later than the hub.
 PATIENCE = time.monotonic() + 60
 
 
