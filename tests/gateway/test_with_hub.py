@@ -197,7 +197,10 @@ async def status(client, url: str, **options) -> int:
         return response.status
 
 
-@pytest.mark.parametrize("host_routing", [True, False], ids=["hosts", "one-host"])
+@pytest.mark.parametrize(
+    "host_routing",
+    [pytest.param(True, id="hosts"), pytest.param(False, id="one-host", marks=pytest.mark.slow)],
+)
 async def test_life_of_a_session(tmp_path, host_routing):
     async with (
         installed(tmp_path, host_routing=host_routing) as site,

@@ -201,6 +201,8 @@ class Backend:
                         protocol.send_binary(answer)
             writer.write(b"".join(protocol.data_to_send()))
             await writer.drain()
+            if protocol.close_expected():
+                return
 
 
 def _prefix(text: str) -> str:
