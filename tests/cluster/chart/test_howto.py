@@ -21,6 +21,7 @@ from tests.support.stack import Person, until
 pytestmark = pytest.mark.cluster
 
 INSTALL, OPERATE, STORAGE = (commands(f"{page}.md") for page in ("install", "operate", "storage"))
+(UPGRADE,) = OPERATE["Upgrade"]
 GONE = 180.0  # seconds until the hub has removed what it does not know, on a busy machine
 ELSEWHERE = {
     "On kind": "has its own program; the commands of Helm and kubectl are those of “Install”",
@@ -93,12 +94,13 @@ def test_it_installs_and_tests_itself(small: Installed, shell: Guide) -> None:
     assert "Phase:          Succeeded" in told
     small.is_up()
     # Helm can wait for all of it; here without images ahead, one of which cannot be had.
-    upgrade = OPERATE["Upgrade"][0].splitlines()[0]
+    upgrade = UPGRADE.splitlines()[0]
     assert "upgraded" in shell.type(f"{upgrade} --set prepull.enabled=false --wait --timeout=2m").stdout
 
 
 def test_what_to_look_at_when_it_does_not_come_up(shell: Guide) -> None:
-    told = [shell.type(line).stdout for line in INSTALL["When it does not come up"][0].splitlines()]
+    (look,) = INSTALL["When it does not come up"]
+    told = [shell.type(line).stdout for line in look.splitlines()]
     assert "hub-" in told[0]
     assert told[1].strip()
     assert "Readiness" in told[2]
@@ -107,10 +109,11 @@ def test_what_to_look_at_when_it_does_not_come_up(shell: Guide) -> None:
 def test_registries_secrets_are_made_for_private_images(small: Installed, shell: Guide) -> None:
     held = {"auths": {"registry.example.org": {"auth": "dTpw"}}}
     (shell.folder / "config.json").write_text(json.dumps(held))
-    shell.type(INSTALL["Private images"][0])
+    (secret,) = INSTALL["Private images"]
+    shell.type(secret)
     values = yaml.safe_load(small.file.read_text())
     small.file.write_text(yaml.safe_dump({**values, "registries": {"secret": "registries"}}))
-    shell.type(OPERATE["Upgrade"][0])
+    shell.type(UPGRADE)
     small.is_up()
     assert small.sign_in("visitor").begin("private", {"profile": "notebook"})["ready"]
     small.sign_in("visitor").stop_all()
@@ -129,7 +132,7 @@ def test_a_groups_number_is_found_and_a_project_added(small: Installed, shell: G
     project = {"name": "survey-x", "write": ["ivo://example.org/gms?survey-x"]}
     values["site"]["cluster"]["volume"]["projects"] = [project]
     small.file.write_text(yaml.safe_dump(values))
-    shell.type(OPERATE["Upgrade"][0])
+    shell.type(UPGRADE)
     small.is_up()
     visit.person.begin("member", {"profile": "notebook"})
     written = small.ground.run("member", "touch", "/arc/projects/survey-x/mine")
@@ -164,7 +167,8 @@ def test_a_dump_of_postgresql_is_restored_under_a_running_session(
     installed: Installed, astronomer: Person, session: str
 ) -> None:
     kept = installed.ground.pod(session)["metadata"]["uid"]
-    _in_the_databases_pod(installed, OPERATE["Back up"][1])
+    _, dump = OPERATE["Back up"]
+    _in_the_databases_pod(installed, dump)
     stop, _, restored, start = OPERATE["Restore"]
     shell = Guide(installed.name, installed.top)
     shell.type(stop)
@@ -259,7 +263,7 @@ def test_the_providers_secret_is_changed_on_both_sides(small: Installed, shell: 
     assert refused.status_code == 403, refused.text
     values = yaml.safe_load(small.file.read_text())
     small.file.write_text(yaml.safe_dump({**values, "secrets": {"clientSecret": "another"}}))
-    shell.type(OPERATE["Upgrade"][0])
+    shell.type(UPGRADE)
     small.is_up()
     assert small.sign_in("visitor").token
     # This provider forgets at its restart who has signed in, so the hub asks for that once more.
@@ -271,7 +275,7 @@ def test_a_secret_of_the_sites_own_takes_the_charts_place(small: Installed, shel
     kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "Secret", **own})
     values = yaml.safe_load(small.file.read_text())
     small.file.write_text(yaml.safe_dump({**values, "secrets": {"existing": "own"}}))
-    shell.type(OPERATE["Upgrade"][0])
+    shell.type(UPGRADE)
     small.is_up()
     assert "secret/hub" not in kubectl("get", "secrets", "-n", small.name, "-o", "name").split()
     assert visit.notices() == (True, True, True)
@@ -283,7 +287,8 @@ def test_a_secret_of_the_sites_own_takes_the_charts_place(small: Installed, shel
 
 
 def test_metrics_are_looked_at_by_hand(shell: Guide) -> None:
-    assert "jupyterhub_running_servers" in shell.type(OPERATE["Metrics and alerts"][0]).stdout
+    (look,) = OPERATE["Metrics and alerts"]
+    assert "jupyterhub_running_servers" in shell.type(look).stdout
 
 
 # Nodes, and the end
