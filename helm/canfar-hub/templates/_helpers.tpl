@@ -27,19 +27,25 @@ Where homes and projects are: as the values say; else where they are already; el
 A volume like that is bound to its node, so that on another one a session waits instead of meeting an empty home.
 */}}
 {{- define "canfar.volume" -}}
-{{- $there := lookup "v1" "PersistentVolume" "" (printf "%s-data" (include "canfar.sessions" .)) }}
-{{- $nodes := (lookup "v1" "Node" "" "").items | default list }}
 {{- if .Values.storage.volume }}
 {{- .Values.storage.volume | toYaml }}
-{{- else if $there }}
-{{- omit $there.spec "accessModes" "capacity" "claimRef" "mountOptions" "persistentVolumeReclaimPolicy" "storageClassName" "volumeMode" | toYaml }}
-{{- else if eq (len $nodes) 1 }}
-{{- $host := dict "key" "kubernetes.io/hostname" "operator" "In" "values" (list (index (first $nodes).metadata.labels "kubernetes.io/hostname")) }}
-{{- dict "hostPath" (dict "path" (printf "/var/lib/canfar-hub/%s" .Release.Namespace) "type" "DirectoryOrCreate") | toYaml }}
-{{ dict "nodeAffinity" (dict "required" (dict "nodeSelectorTerms" (list (dict "matchExpressions" (list $host))))) | toYaml }}
 {{- else }}
+{{- with lookup "v1" "PersistentVolume" "" (printf "%s-data" (include "canfar.sessions" .)) }}
+{{- omit .spec "accessModes" "capacity" "claimRef" "mountOptions" "persistentVolumeReclaimPolicy" "storageClassName" "volumeMode" | toYaml }}
+{{- else }}
+{{- $nodes := (lookup "v1" "Node" "" "").items | default list }}
+{{- if ne (len $nodes) 1 }}
 {{- fail "\n\nSay where homes and projects are, which only a cluster of one node need not be told: storage.volume is a volume's source in Kubernetes' form, such as nfs: {server: nfs.example.org, path: /arc}. Or name claims of yours in storage.claims.sessions and storage.claims.homes." }}
 {{- end }}
+{{- $host := dict "key" "kubernetes.io/hostname" "operator" "In" "values" (list (index (first $nodes).metadata.labels "kubernetes.io/hostname")) }}
+{{- dict "hostPath" (dict "path" (include "canfar.folder" .) "type" "DirectoryOrCreate") | toYaml }}
+{{ dict "nodeAffinity" (dict "required" (dict "nodeSelectorTerms" (list (dict "matchExpressions" (list $host))))) | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{/* That folder. */}}
+{{- define "canfar.folder" -}}
+/var/lib/canfar-hub/{{ .Release.Namespace }}
 {{- end }}
 
 {{- define "canfar.labels" -}}
