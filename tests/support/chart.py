@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -10,7 +11,6 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -280,8 +280,14 @@ class Installed:
             told = kubectl("rollout", "status", "-n", self.name, what, "--timeout=100s", check=False)
             said = "" if "successfully" in told else kubectl("logs", "-n", self.name, what, check=False)
             assert "successfully" in told, f"{component}: {said}"
-        with self.client() as client:  # the cluster's network follows a little later
-            until(lambda: client.get(f"{self.url}/hub/login").status_code == 200, "the page for signing in")
+        # The cluster's network follows a little later.
+        until(lambda: self.answers(f"{self.url}/hub/login"), "the page for signing in")
+
+    def answers(self, url: str) -> bool:
+        """Whether there is a page."""
+        with self.client() as client, contextlib.suppress(httpx.TransportError):
+            return client.get(url).status_code == 200
+        return False
 
 
 def site_values(world: World, folder: Path) -> dict[str, Any]:
@@ -342,7 +348,7 @@ def records_on_a_claim(found: Installed) -> dict[str, Any]:
     return values
 
 
-@contextmanager
+@contextlib.contextmanager
 def place(top: Path) -> Iterator[Installed]:
     """The world for a release in namespaces of its own, without the release; all is removed at the end."""
     open_path(top)

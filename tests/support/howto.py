@@ -6,9 +6,8 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
-from tests.support.chart import CHART, HELM
+from tests.support.chart import CHART, HELM, Installed
 from tests.support.stack import ROOT
 
 PAGES = ROOT / "docs/how-to"
@@ -42,22 +41,20 @@ def _typed(indent: str, language: str, text: str) -> str:
 class Guide:
     """An administrator at a shell, with the guides at hand, and a release in another namespace than theirs."""
 
-    space: str
-    """The release's namespace; the guides' is `canfar`."""
-    folder: Path
-    """Where the administrator is, with `values.yaml`."""
+    release: Installed
+    """In its namespace; the guides' is `canfar`. The administrator is where its `values.yaml` is."""
 
     def here(self, command: str) -> str:
         """A command with this release's names for the guides'."""
-        named = re.sub(r"\bcanfar-(sessions|homes)\b", rf"{self.space}-\1", command)
-        named = re.sub(r"(-n|--namespace|delete namespace) canfar(?![\w-])", rf"\1 {self.space}", named)
+        named = re.sub(r"\bcanfar-(sessions|homes)\b", rf"{self.release.name}-\1", command)
+        named = re.sub(r"(-n|--namespace|delete namespace) canfar(?![\w-])", rf"\1 {self.release.name}", named)
         return named.replace("helm/canfar-hub", str(CHART))
 
     def type(self, command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs a command of a guide, or one like it, in a shell that stops at the first failure."""
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self.here(command)],
-            cwd=self.folder,
+            cwd=self.release.top,
             env={**os.environ, "PATH": f"{HELM.parent}:{os.environ['PATH']}"},
             capture_output=True,
             text=True,

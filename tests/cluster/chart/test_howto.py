@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
@@ -50,7 +48,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, kubeconfig: str) -> Iterator
 
 @pytest.fixture(scope="module")
 def shell(small: Installed) -> Guide:
-    return Guide(small.name, small.top)
+    return Guide(small)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +82,14 @@ def visit(small: Installed) -> Visit:
     return found
 
 
+def _upgrade(shell: Guide, **changes: object) -> None:
+    """Changes the values file, and upgrades as the guide says."""
+    file = shell.release.file
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **changes}))
+    shell.type(UPGRADE)
+    shell.release.is_up()
+
+
 # Install
 
 
@@ -108,13 +114,10 @@ def test_what_to_look_at_when_it_does_not_come_up(shell: Guide) -> None:
 
 def test_registries_secrets_are_made_for_private_images(small: Installed, shell: Guide) -> None:
     held = {"auths": {"registry.example.org": {"auth": "dTpw"}}}
-    (shell.folder / "config.json").write_text(json.dumps(held))
+    (shell.release.top / "config.json").write_text(json.dumps(held))
     (secret,) = INSTALL["Private images"]
     shell.type(secret)
-    values = yaml.safe_load(small.file.read_text())
-    small.file.write_text(yaml.safe_dump({**values, "registries": {"secret": "registries"}}))
-    shell.type(UPGRADE)
-    small.is_up()
+    _upgrade(shell, registries={"secret": "registries"})
     assert small.sign_in("visitor").begin("private", {"profile": "notebook"})["ready"]
     small.sign_in("visitor").stop_all()
 
@@ -128,12 +131,10 @@ def test_a_groups_number_is_found_and_a_project_added(small: Installed, shell: G
     number = told["ivo://example.org/gms?survey-x"]
     here = directory.replace("/arc/", f"{small.ground.folder}/").replace("900001", number)
     shell.type(here)
-    values = yaml.safe_load(small.file.read_text())
+    site = yaml.safe_load(small.file.read_text())["site"]
     project = {"name": "survey-x", "write": ["ivo://example.org/gms?survey-x"]}
-    values["site"]["cluster"]["volume"]["projects"] = [project]
-    small.file.write_text(yaml.safe_dump(values))
-    shell.type(UPGRADE)
-    small.is_up()
+    site["cluster"]["volume"]["projects"] = [project]
+    _upgrade(shell, site=site)
     visit.person.begin("member", {"profile": "notebook"})
     written = small.ground.run("member", "touch", "/arc/projects/survey-x/mine")
     assert written.returncode == 0, written.stderr
@@ -149,7 +150,7 @@ def test_a_backup_is_restored_under_a_running_session(small: Installed, shell: G
     sqlite, _ = OPERATE["Back up"]
     shell.type(sqlite)
     for copy in ("hub.sqlite", "hub-secret.yaml"):
-        assert (shell.folder / copy).stat().st_mode & 0o077 == 0
+        assert (shell.release.top / copy).stat().st_mode & 0o077 == 0
     since = small.sign_in("visitor")
     since.begin("since", {"profile": "notebook"})
 
@@ -170,7 +171,7 @@ def test_a_dump_of_postgresql_is_restored_under_a_running_session(
     _, dump = OPERATE["Back up"]
     _in_the_databases_pod(installed, dump)
     stop, _, restored, start = OPERATE["Restore"]
-    shell = Guide(installed.name, installed.top)
+    shell = Guide(installed)
     shell.type(stop)
     _in_the_databases_pod(installed, restored)
     shell.type(start)
@@ -194,7 +195,7 @@ def test_the_databases_password_is_changed(installed: Installed, astronomer: Per
     url = fresh.database(f"postgres.{world.name}.svc.cluster.local")
     changed = {"stringData": {"url": url}}
     kubectl("patch", "secret", "database", "-n", installed.name, "--patch-file", "/dev/stdin", given=changed)
-    shell = Guide(installed.name, installed.top)
+    shell = Guide(installed)
     shell.type("kubectl -n canfar rollout restart deployment/hub")
     installed.is_up()
     assert astronomer.server(session)["ready"]
@@ -247,24 +248,17 @@ def test_a_new_key_of_encryption_beside_the_old_is_not_noticed(
     assert visit.notices() == (True, True, True)
 
 
-def _answers(found: Installed, url: str) -> bool:
-    with found.client() as client, contextlib.suppress(httpx.TransportError):
-        return client.get(url).status_code < 500
-    return False
-
-
 def test_the_providers_secret_is_changed_on_both_sides(small: Installed, shell: Guide, visit: Visit) -> None:
     world = small.world.name
     kubectl("set", "env", "-n", world, "deployment/web", "-c", "provider", "CANFAR_CLIENT_SECRET=another")
     kubectl("rollout", "status", "-n", world, "deployment/web", "--timeout=100s")
     until(lambda: len(listed("pods", "-n", world, "-l", "app=web")) == 1, "the end of the former provider")
-    until(lambda: _answers(small, small.world.url("idp")) and _answers(small, small.url), "the provider again")
+    discovery = f"{small.world.url('idp')}/.well-known/openid-configuration"
+    until(lambda: small.answers(discovery), "the provider again")
+    small.is_up()
     refused = small.sign_in("visitor").arrived
     assert refused.status_code == 403, refused.text
-    values = yaml.safe_load(small.file.read_text())
-    small.file.write_text(yaml.safe_dump({**values, "secrets": {"clientSecret": "another"}}))
-    shell.type(UPGRADE)
-    small.is_up()
+    _upgrade(shell, secrets={"clientSecret": "another"})
     assert small.sign_in("visitor").token
     # This provider forgets at its restart who has signed in, so the hub asks for that once more.
     assert visit.notices()[1:] == (True, True)
@@ -273,10 +267,7 @@ def test_the_providers_secret_is_changed_on_both_sides(small: Installed, shell: 
 def test_a_secret_of_the_sites_own_takes_the_charts_place(small: Installed, shell: Guide, visit: Visit) -> None:
     own = {"metadata": {"name": "own", "namespace": small.name}, "stringData": decoded("hub", small.name)}
     kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "Secret", **own})
-    values = yaml.safe_load(small.file.read_text())
-    small.file.write_text(yaml.safe_dump({**values, "secrets": {"existing": "own"}}))
-    shell.type(UPGRADE)
-    small.is_up()
+    _upgrade(shell, secrets={"existing": "own"})
     assert "secret/hub" not in kubectl("get", "secrets", "-n", small.name, "-o", "name").split()
     assert visit.notices() == (True, True, True)
     token = {"stringData": {"CANFAR_GATEWAY_TOKEN": "f" * 64}}
