@@ -92,7 +92,7 @@ def test_a_lost_node_is_told_and_its_session_stays(
     with without("kubelet"):
         # The cluster itself waits for a node: 50 s, unless it is told otherwise.
         until(lambda: ready(node) != "True", "the node given up", patience=120)
-        until(is_told, "the user told", patience=10)
+        until(is_told, "the user told")
         assert astronomer.browser.get(address).status_code == 200
         assert astronomer.server(notebook)["ready"]
     until(lambda: ready(node) == "True", "the node back")
